@@ -1,0 +1,226 @@
+"""A load generator for chat completions: raw HTTP/1.1 keep-alive over uvloop, closed loop.
+
+Each of C connections sends the next request when the last answer has ended. Latency is from the write of the
+request to the last byte of its answer; a closed loop hides queueing, so read it as capacity, and read latency
+at one connection. A stream counts only when `[DONE]` arrived and usage was passed on. Errors of the warm-up
+count too; a connection that the server closes is an error and is not opened again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httptools
+import uvloop
+
+from benchmarks.prompts import PROMPTS
+
+SYSTEM_TEXT = (
+    "You are a helpful assistant. Answer briefly, in plain words; say so when you are not sure. " * 8
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to send where: `seconds` are measured after `warmup_s`."""
+
+    url: str
+    connections: int = 64
+    seconds: float = 5.0
+    warmup_s: float = 1.0
+    model: str = "auto"
+    authorization: str | None = None
+    stream: bool = False
+
+    def requests(self) -> list[bytes]:
+        """Return one whole HTTP request per prompt, about 1 kB each."""
+        parts = urllib.parse.urlsplit(self.url)
+        fields = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json"]
+        if self.authorization is not None:
+            fields.append(f"Authorization: {self.authorization}")
+        return [self._request(fields, prompt) for prompt in PROMPTS]
+
+    def _request(self, fields: list[str], prompt: str) -> bytes:
+        messages = [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": prompt}]
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": 256}
+        if self.stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        data = json.dumps(body).encode()
+        head = "\r\n".join([*fields, f"Content-Length: {len(data)}", "", ""])
+        return head.encode() + data
+
+
+@dataclass(slots=True)
+class Tally:
+    """Collect what happened; `measuring` is true between warm-up and end."""
+
+    measuring: bool = False
+    stopping: bool = False
+    answers: int = 0  # all, warm-up included: the denominator of CPU per request
+    latencies_s: list[float] = field(default_factory=list)
+    first_text_s: list[float] = field(default_factory=list)
+    events: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+class Client(asyncio.Protocol):
+    """One connection in a closed loop."""
+
+    def __init__(self, plan: Plan, tally: Tally, requests: Iterator[bytes]) -> None:
+        self._plan = plan
+        self._tally = tally
+        self._requests = requests
+        self._first_s: float | None = None
+        self._events = 0
+        self._whole = self._usage = False
+        self._carry = b""
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count a connection that the server closed on us."""
+        if not self._tally.stopping:
+            self._tally.errors["connection lost"] += 1
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._tally.errors["not HTTP"] += 1
+            self._transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        """Count events, note the first one and the stream's proper end (called by the parser)."""
+        if not self._plan.stream:
+            return
+        if self._first_s is None:
+            self._first_s = time.perf_counter()
+        text = self._carry + body
+        self._events += text.count(b"data: ") - self._carry.count(b"data: ")
+        self._whole = self._whole or b"[DONE]" in text
+        self._usage = self._usage or b'"usage":{' in text or b'"usage": {' in text
+        self._carry = text[-9:]  # one less than the longest word looked for
+
+    def on_message_complete(self) -> None:
+        """Note the answer and send the next request (called by the parser)."""
+        now_s = time.perf_counter()
+        tally = self._tally
+        tally.answers += 1
+        status = self._parser.get_status_code()
+        if status != 200:
+            tally.errors[str(status)] += 1
+        elif self._plan.stream and not (self._whole and self._usage):
+            tally.errors["stream without [DONE]" if not self._whole else "stream without usage"] += 1
+        elif tally.measuring:
+            tally.latencies_s.append(now_s - self._sent_s)
+            tally.events += self._events
+            if self._first_s is not None:
+                tally.first_text_s.append(self._first_s - self._sent_s)
+        if tally.stopping or not self._parser.should_keep_alive():
+            self._transport.close()
+        else:
+            self._send()
+
+    def _send(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._first_s, self._events, self._carry = None, 0, b""
+        self._whole = self._usage = False
+        self._sent_s = time.perf_counter()
+        self._transport.write(next(self._requests))
+
+
+async def run(plan: Plan) -> dict[str, Any]:
+    """Apply the load and return the figures; raises OSError when nobody listens."""
+    parts = urllib.parse.urlsplit(plan.url)
+    if parts.scheme != "http" or parts.hostname is None:
+        raise ValueError(f"{plan.url!r} is not an http:// address; the load generator speaks no TLS")
+    loop = asyncio.get_running_loop()
+    tally = Tally()
+    requests = itertools.cycle(plan.requests())
+    clients = []
+    for _ in range(plan.connections):
+        _, client = await loop.create_connection(
+            lambda: Client(plan, tally, requests), parts.hostname, parts.port or 80
+        )
+        clients.append(client)
+    await asyncio.sleep(plan.warmup_s)
+    tally.measuring, started_s = True, time.perf_counter()
+    await asyncio.sleep(plan.seconds)
+    tally.measuring, elapsed_s = False, time.perf_counter() - started_s
+    errors = Counter(tally.errors)
+    tally.stopping = True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(client.closed for client in clients))
+    return _report(plan, tally, errors, elapsed_s)
+
+
+def _report(plan: Plan, tally: Tally, errors: Counter[str], elapsed_s: float) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "connections": plan.connections,
+        "seconds": round(elapsed_s, 3),
+        "requests": len(tally.latencies_s),
+        "errors": sum(errors.values()),
+        "error_kinds": dict(errors),
+        "rps": round(len(tally.latencies_s) / elapsed_s, 1),
+        "latency_ms": _percentiles_ms(tally.latencies_s),
+        "answers_with_warmup": tally.answers,
+    }
+    if plan.stream:
+        report["events"] = tally.events
+        report["events_per_s"] = round(tally.events / elapsed_s, 1)
+        report["first_event_ms"] = _percentiles_ms(tally.first_text_s)
+    return report
+
+
+def _percentiles_ms(values_s: list[float]) -> dict[str, float]:
+    if not values_s:
+        return {}
+    ordered = sorted(values_s)
+    at = {"p50": 0.50, "p90": 0.90, "p99": 0.99, "max": 1.0}
+    last = len(ordered) - 1
+    return {name: round(ordered[round(share * last)] * 1000, 4) for name, share in at.items()}
+
+
+def main() -> None:
+    """Run from the command line; prints one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser.add_argument("url", help="for example http://127.0.0.1:8402/v1/chat/completions")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--warmup", type=float, default=1.0, metavar="SECONDS")
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--authorization", help='the header\'s value, for example "Bearer sk-..."')
+    parser.add_argument("--stream", action="store_true", help="ask for SSE and count events")
+    given = parser.parse_args()
+    plan = Plan(
+        url=given.url,
+        connections=given.connections,
+        seconds=given.seconds,
+        warmup_s=given.warmup,
+        model=given.model,
+        authorization=given.authorization,
+        stream=given.stream,
+    )
+    print(json.dumps(uvloop.run(run(plan))))
+
+
+if __name__ == "__main__":
+    main()

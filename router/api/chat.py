@@ -1,0 +1,37 @@
+"""The hot routes: chat completions and the dry run, bound as plain ASGI."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import asgi
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import Receive, Scope, Send
+
+from router.api.http import AsgiClient, serve_post
+from router.chat import Chat, Incoming
+from router.settings import Settings
+
+CHAT_PATHS = ("/v1/chat/completions", "/chat/completions")
+ROUTE_PATH = "/v1/route"
+
+
+def chat_routes(chat: Chat, settings: Settings) -> list[ASGIRouteHandler]:
+    """Return the handlers of the POST routes."""
+    limit_bytes, style = settings.max_body_mib * 2**20, settings.error_code
+
+    @asgi(list(CHAT_PATHS), copy_scope=False)
+    async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
+        await serve_post(scope, receive, send, limit_bytes=limit_bytes, style=style, handle=chat.complete)
+
+    async def answer_route(incoming: Incoming, client: AsgiClient) -> None:
+        decision, headers = chat.route(incoming)
+        body = msgspec.json.encode(decision)
+        length = (b"content-length", str(len(body)).encode())
+        await client.start(200, [(b"content-type", b"application/json"), length, *headers])
+        await client.send(body, more=False)
+
+    @asgi(ROUTE_PATH, copy_scope=False)
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        await serve_post(scope, receive, send, limit_bytes=limit_bytes, style=style, handle=answer_route)
+
+    return [chat_completions, route]

@@ -1,0 +1,181 @@
+"""ASGI as the chat routes use it: a bounded body, one client, and the errors of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from litestar.types import HTTPScope, Receive, Scope, Send
+
+from router.access.keys import authorization_of
+from router.chat import Incoming
+from router.errors import BadRequest, ErrorCodeStyle, InternalError, MethodNotAllowed, RouterError, TooLarge
+
+_log = logging.getLogger("router.api")
+_MAX_REQUEST_ID_CHARS = 128
+_JSON = (b"content-type", b"application/json")
+
+
+class ClientGone(Exception):
+    """The client left before its request was whole."""
+
+
+class AsgiClient:
+    """The client of one request, written to through ASGI."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.ended = False
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head."""
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, data: bytes, *, more: bool) -> None:
+        """Send a part of the body; waits while the client does not read."""
+        self.ended = not more
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+def incoming_of(scope: HTTPScope) -> Incoming:
+    """Return the request without its body; header values that are not Latin text are not possible in ASGI."""
+    raw = scope["headers"]
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    return Incoming(
+        request_id=new_request_id(),
+        client_request_id=_usable_request_id(headers.get("x-request-id")),
+        headers=headers,
+        authorization=authorization_of(raw),
+        body=b"",
+        began_s=time.monotonic(),
+    )
+
+
+def new_request_id() -> str:
+    """Return a unique id that sorts by time, so that the ledger's index grows at its end."""
+    return f"req_{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"
+
+
+def _usable_request_id(theirs: str | None) -> str | None:
+    if theirs and len(theirs) <= _MAX_REQUEST_ID_CHARS and theirs.isascii() and theirs.isprintable():
+        return theirs
+    return None
+
+
+async def read_body(incoming: Incoming, receive: Receive, limit_bytes: int) -> bytes:
+    """Read the body, counting while it comes.
+
+    Raises `TooLarge`, `BadRequest` for a compressed body, `ClientGone`.
+    """
+    encoding = incoming.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise BadRequest(
+            f"Content-Encoding {encoding[:20]!r} is not taken; send the body uncompressed.",
+            param="content-encoding",
+            name="unsupported_encoding",
+        )
+    declared = incoming.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise too_large(limit_bytes)
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        piece = message["body"]
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit_bytes:
+            raise too_large(limit_bytes)
+        if not message.get("more_body", False):
+            return piece if len(pieces) == 1 else b"".join(pieces)
+
+
+def too_large(limit_bytes: int) -> TooLarge:
+    """Return the error for a body over the limit."""
+    return TooLarge(f"The body is larger than {limit_bytes // 2**20} MiB (setting max_body_mib).")
+
+
+async def answer_error(
+    client: AsgiClient, error: RouterError, incoming: Incoming, style: ErrorCodeStyle
+) -> None:
+    """Send an error as the whole answer."""
+    body = error.body(style)
+    headers = [
+        _JSON,
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", (incoming.client_request_id or incoming.request_id).encode()),
+        *error.headers(),
+    ]
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", b"POST"))
+    if isinstance(error, TooLarge):
+        headers.append((b"connection", b"close"))  # what is left of the body is not worth reading
+    await client.start(error.status, headers)
+    await client.send(body, more=False)
+
+
+async def serve_post(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    limit_bytes: int,
+    style: ErrorCodeStyle,
+    handle: Callable[[Incoming, AsgiClient], Awaitable[None]],
+) -> None:
+    """Serve one POST: read it, handle it while the client stays, answer every error once.
+
+    This is one of the two places that catch everything: it answers for the request.
+    """
+    client = AsgiClient(send)
+    incoming = incoming_of(cast(HTTPScope, scope))
+    watcher: asyncio.Task[None] | None = None
+    try:
+        if cast(HTTPScope, scope)["method"] != "POST":
+            raise MethodNotAllowed("This route takes POST.")
+        body = await read_body(incoming, receive, limit_bytes)
+        watcher = asyncio.ensure_future(_watch(receive, client, asyncio.current_task()))
+        await handle(incoming.with_body(body), client)
+    except RouterError as error:
+        await _answer_late(client, error, incoming, style)
+    except ClientGone:
+        return
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if watcher is None or not watcher.done() or task is None:
+            raise  # the server stops
+        task.uncancel()
+    except Exception:  # noqa: BLE001 - answers for the request
+        _log.exception("request %s failed", incoming.request_id)
+        broken = InternalError(f"Something broke in the router; its log knows it as {incoming.request_id}.")
+        await _answer_late(client, broken, incoming, style)
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+
+
+async def _answer_late(
+    client: AsgiClient, error: RouterError, incoming: Incoming, style: ErrorCodeStyle
+) -> None:
+    """Answer with an error, or cut the connection when the answer has begun: it must not look whole."""
+    if client.ended:
+        return
+    if client.started:
+        raise ConnectionAbortedError(f"request {incoming.request_id} failed in the middle of its answer")
+    await answer_error(client, error, incoming, style)
+
+
+async def _watch(receive: Receive, client: AsgiClient, task: asyncio.Task[None] | None) -> None:
+    """Cancel the request when its client leaves before the answer is whole."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if task is not None and not client.ended:
+        task.cancel()

@@ -1,0 +1,149 @@
+"""Build the whole program from its settings: every object is made here, and nothing else happens here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import IO
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+
+from router import __version__
+from router.access.keys import OPEN_ACCOUNT, Keys
+from router.api.chat import chat_routes
+from router.api.documents import document_routes
+from router.api.faults import exception_handlers
+from router.api.health import health_routes
+from router.api.models import model_routes
+from router.chat import Chat, Rooms
+from router.classifier.model import Classifier
+from router.decider import Decider
+from router.errors import Unavailable
+from router.ledger.keystore import KeyStore
+from router.ledger.ledger import Ledger
+from router.limits import Admission
+from router.places import Places
+from router.running import RunningCatalog
+from router.settings import Settings
+from router.telemetry.log import RequestLog
+from router.telemetry.metrics import Metrics
+from router.upstream.exchange import Transport
+from router.upstream.send import Sender
+from router.upstream.transports import default_transports
+
+_log = logging.getLogger("router.app")
+DEAD_HOLDS_S = 5.0
+EXPOSED_HEADERS = (
+    "retry-after",
+    "server-timing",
+    "x-request-id",
+    "x-llm-router-attempts",
+    "x-llm-router-catalog",
+    "x-llm-router-category",
+    "x-llm-router-confidence",
+    "x-llm-router-cost-usd",
+    "x-llm-router-logical-model",
+    "x-llm-router-provider",
+    "x-llm-router-reason",
+    "x-llm-router-resolved-model",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the program takes from outside; tests hand in their own."""
+
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+    transports: Mapping[str, Transport] | None = None
+    log_stream: IO[str] | None = None
+
+
+def create_app(settings: Settings, catalog: RunningCatalog, world: World | None = None) -> Litestar:
+    """Return the ASGI application; it opens its storage at once and closes it when the app shuts down.
+
+    Raises `Unavailable` when storage cannot be opened.
+    """
+    world = world or World()
+    ledger = Ledger.open(settings.data, clock=lambda: world.now().timestamp())
+    keys = Keys(KeyStore(ledger.database), clock=lambda: world.now().timestamp(), monotonic=world.monotonic)
+    metrics = Metrics()
+    transports = world.transports or default_transports()
+    rooms = Rooms(
+        settings=settings,
+        catalog=catalog,
+        decider=Decider(Classifier.load(), world.monotonic),
+        keys=keys,
+        ledger=ledger,
+        places=Places(Admission(world.monotonic), world.monotonic),
+        sender=Sender(transports, world.environ, __version__),
+        metrics=metrics,
+        request_log=RequestLog(settings.log, world.log_stream),
+        now=world.now,
+        monotonic=world.monotonic,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await ledger.end_open_holds()
+        _log.info("ready")
+        tasks = [asyncio.create_task(catalog.watch()), asyncio.create_task(_end_dead_holds(ledger))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for transport in transports.values():
+                await transport.aclose()
+            await ledger.close()
+
+    return Litestar(
+        route_handlers=[
+            *chat_routes(Chat(rooms), settings),
+            *model_routes(catalog),
+            *health_routes(lambda: ready(ledger), metrics),
+            *document_routes(),
+        ],
+        lifespan=[lifespan],
+        exception_handlers=exception_handlers(settings.error_code),
+        cors_config=cors(settings),
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+
+
+async def _end_dead_holds(ledger: Ledger) -> None:
+    """End what processes that died beside this one left open; our own start has ended what was before."""
+    while True:
+        await asyncio.sleep(DEAD_HOLDS_S)
+        with contextlib.suppress(Unavailable):  # storage is away; the next round comes
+            await ledger.end_open_holds()
+
+
+def ready(ledger: Ledger) -> None:
+    """Raise `Unavailable` unless the storage answers."""
+    ledger.account(OPEN_ACCOUNT)
+
+
+def cors(settings: Settings) -> CORSConfig | None:
+    """Return what browsers of other origins may do; nothing unless the operator named origins."""
+    if not settings.cors_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_headers=["*"],  # SDKs send many of their own; no cookie is ever read, so none can be abused
+        expose_headers=list(EXPOSED_HEADERS),
+        max_age=600,
+    )

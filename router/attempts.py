@@ -1,0 +1,123 @@
+"""Try the ranked offers in turn until one begins to answer; of a failed attempt the client sees nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+
+from router.billing import hold
+from router.catalog.snapshot import Snapshot
+from router.errors import LimitReached, OutOfCredit, RouterError
+from router.ledger.ledger import Ledger
+from router.places import Places
+from router.routing.decide import Candidate
+from router.settings import Settings
+from router.telemetry.metrics import Metrics
+from router.upstream.answer import Answer
+from router.upstream.faults import AttemptFault, as_error
+from router.upstream.send import Sender
+from router.upstream.stream import StreamRelay, usage_wish
+from router.upstream.usage import Meter
+from router.walk import Walk
+from router.wire import RequestBody
+
+_log = logging.getLogger("router.attempts")
+
+
+class Attempts:
+    """Stops 7 and 8 of the walk."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        places: Places,
+        sender: Sender,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._places = places
+        self._sender = sender
+        self._metrics = metrics
+        self._monotonic = monotonic
+
+    async def first_answer(
+        self, walk: Walk, body: RequestBody, catalog: Snapshot, trace: Mapping[str, str]
+    ) -> Answer | StreamRelay:
+        """Return the first answer; `walk.place` is then taken at the offer that gives it.
+
+        Raises `RouterError` that says what stood in the way when no offer answered.
+        """
+        faults: list[AttemptFault] = []
+        refusal: RouterError | None = None
+        for candidate in self._worth_trying(walk, faults):
+            try:
+                await hold(self._ledger, walk, candidate)
+            except OutOfCredit as error:  # a cheaper fallback may still be covered
+                refusal = error
+                continue
+            place = self._places.at_offer(catalog, candidate.offer, walk.need)
+            if place is None:
+                refusal = LimitReached(f"{candidate.model.id} is at its limit; try again.", retry_after_s=1)
+                continue
+            walk.place, walk.candidate = place, candidate
+            walk.attempts += 1
+            try:
+                return await self._attempt(walk, candidate, body, catalog, trace)
+            except AttemptFault as fault:
+                self._note(candidate, fault)
+                faults.append(fault)
+                place.leave(0)
+                if fault.final:
+                    break
+        if faults:
+            raise as_error(faults)
+        raise refusal or LimitReached("Every fitting model is at its limit; try again.", retry_after_s=1)
+
+    def _worth_trying(self, walk: Walk, faults: list[AttemptFault]) -> Iterator[Candidate]:
+        """Yield candidates while attempts are left; after "too long", only those with a larger window."""
+        too_small = 0
+        last: Candidate | None = None
+        for candidate in walk.candidates:
+            if walk.attempts >= self._settings.attempts:
+                return
+            if last is not None and faults and faults[-1].kind == "too_long":
+                too_small = max(too_small, last.offer.context)
+            if candidate.offer.context > too_small:
+                last = candidate
+                yield candidate
+
+    async def _attempt(
+        self, walk: Walk, candidate: Candidate, body: RequestBody, catalog: Snapshot, trace: Mapping[str, str]
+    ) -> Answer | StreamRelay:
+        offer, need = candidate.offer, walk.need
+        most_nusd = walk.held_nusd if walk.caller is not None and walk.caller.require_credit else None
+        meter = Meter(offer, catalog.policy, need.at, need.prompt_tokens, need.choices, most_nusd)
+        provider = catalog.providers[offer.provider]
+        sent_s = self._monotonic()
+        walk.sent_s = walk.sent_s or sent_s
+        try:
+            if not body.stream:
+                return await self._sender.answer(provider, offer, body, trace, meter)
+            wish = usage_wish(body.include_usage)
+            return await self._sender.stream(
+                provider, offer, body, trace, meter, wish, self._settings.error_code
+            )
+        finally:
+            walk.timings_ms["upstream"] = (self._monotonic() - sent_s) * 1e3
+
+    def _note(self, candidate: Candidate, fault: AttemptFault) -> None:
+        """Log a failed attempt; what only the operator can mend is an error."""
+        provider = candidate.offer.provider
+        self._metrics.attempts.labels(provider, fault.kind).inc()
+        level = logging.ERROR if fault.kind in ("auth", "not_found") else logging.WARNING
+        _log.log(
+            level,
+            "attempt at %s by %s failed: %s (%s)",
+            candidate.model.id,
+            provider,
+            fault.kind,
+            fault.status,
+        )

@@ -1,0 +1,83 @@
+"""What a request costs at an offer: integer pico-USD a token, one rounding up to nano-USD at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from router.catalog.snapshot import Offer, Policy, Price, PriceRule
+
+_PPM = 1_000_000
+_PUSD_PER_NUSD = 1_000
+_MINUTES_PER_DAY = 24 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Hold the tokens of a request; `cached` and `written` are parts of `prompt`."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    written: int = 0
+
+
+def price_at(offer: Offer, at: datetime, prompt_tokens: int) -> Price:
+    """Return the offer's price at a moment (UTC) for a prompt of that size; a later rule wins per key."""
+    price = offer.price
+    for rule in offer.when:
+        if _holds(rule, at, prompt_tokens):
+            price = _apply(rule, price)
+    return price
+
+
+def _holds(rule: PriceRule, at: datetime, prompt_tokens: int) -> bool:
+    if rule.above_input is not None and prompt_tokens <= rule.above_input:
+        return False
+    if rule.starts is not None and at < rule.starts:
+        return False
+    day = at
+    if rule.utc is not None:
+        start, end = rule.utc
+        minute = at.hour * 60 + at.minute
+        if start <= end:
+            inside = start <= minute < end
+        else:
+            inside = minute >= start or minute < end
+            if minute < end:
+                day = at - timedelta(minutes=_MINUTES_PER_DAY)
+        if not inside:
+            return False
+    return rule.days is None or day.weekday() in rule.days
+
+
+def _apply(rule: PriceRule, price: Price) -> Price:
+    def changed(new: int | None, old: int) -> int:
+        value = old if new is None else new
+        return value if rule.multiply_ppm is None else -(-value * rule.multiply_ppm // _PPM)
+
+    return Price(
+        input=changed(rule.input, price.input),
+        output=changed(rule.output, price.output),
+        cache_read=changed(rule.cache_read, price.cache_read),
+        cache_write=changed(rule.cache_write, price.cache_write),
+    )
+
+
+def cost_nusd(price: Price, tokens: Tokens, ppm: int = _PPM) -> int:
+    """Return what the tokens cost in nano-USD, times `ppm` millionths, rounded up once."""
+    plain = tokens.prompt - tokens.cached - tokens.written
+    pusd = (
+        plain * price.input
+        + tokens.cached * price.cache_read
+        + tokens.written * price.cache_write
+        + tokens.completion * price.output
+    )
+    return -(-pusd * ppm // (_PPM * _PUSD_PER_NUSD))
+
+
+def charge_nusd(offer: Offer, policy: Policy, at: datetime, tokens: Tokens) -> int:
+    """Return the customer's charge: the offer's own `charge`, else its price times the policy's markup."""
+    if offer.charge is not None:
+        return cost_nusd(offer.charge, tokens)
+    return cost_nusd(price_at(offer, at, tokens.prompt), tokens, policy.markup_ppm)

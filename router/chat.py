@@ -1,0 +1,226 @@
+"""The walk of a request: one straight path from the body to the bill.
+
+1 read      `api` hands in the body, bounded
+2 who       the API key, or open access
+3 words     what a person wrote, without what clients wrap around it
+4 category  and its probabilities, only for `auto`
+5 decide    ranked offers, and why the others lost
+6 hold      the worst-case price, durable
+7 place     at the key, the offer and its provider; lost to another, the next offer is tried
+8 send      until the first content the next offer may take over
+9 relay     and watch what was used
+10 settle   whatever happened: one settle or release, one log line, the metrics
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from router.access.keys import Access, Keys
+from router.attempts import Attempts
+from router.billing import hold, settle
+from router.catalog.snapshot import Snapshot
+from router.decider import Decider
+from router.errors import InternalError, RouterError, UpstreamTimeout
+from router.ledger.ledger import Ledger
+from router.places import Places
+from router.routing.decide import Decision
+from router.routing.explain import record, refusal
+from router.settings import Settings
+from router.telemetry.log import RequestLog
+from router.telemetry.metrics import Metrics
+from router.upstream.answer import Answer
+from router.upstream.send import Sender
+from router.upstream.stream import StreamRelay
+from router.walk import Walk, cost_header, head, note, trace_headers
+from router.wire import RequestBody, parse_request
+
+_log = logging.getLogger("router.chat")
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One request as it came in: lower-case header names, the `Authorization` value, the whole body."""
+
+    request_id: str
+    client_request_id: str | None
+    headers: Mapping[str, str]
+    authorization: bytes | None
+    body: bytes
+    began_s: float
+
+    def with_body(self, body: bytes) -> Incoming:
+        """Return the same request with its body."""
+        return dataclasses.replace(self, body=body)
+
+
+class Client(Protocol):
+    """The other end: a head, then the body."""
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head."""
+        ...
+
+    async def send(self, data: bytes, *, more: bool) -> None:
+        """Send a part of the body, waiting while the client does not read."""
+        ...
+
+
+class CatalogSource(Protocol):
+    """Where the running catalog is: one reference, swapped whole."""
+
+    current: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Everything that a walk goes through; handed in, so that tests hand in their own."""
+
+    settings: Settings
+    catalog: CatalogSource
+    decider: Decider
+    keys: Keys
+    ledger: Ledger
+    places: Places
+    sender: Sender
+    metrics: Metrics
+    request_log: RequestLog
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+
+
+class Chat:
+    """Serve chat completions."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._access: Access = "paid" if rooms.settings.asks_for_key else "open"
+        self._attempts = Attempts(
+            rooms.settings, rooms.ledger, rooms.places, rooms.sender, rooms.metrics, rooms.monotonic
+        )
+
+    async def complete(self, incoming: Incoming, client: Client) -> None:
+        """Answer one chat completion.
+
+        Raises `RouterError` while nothing has been sent; after that an error is part of the answer.
+        """
+        walk = self._begin(incoming)
+        self._rooms.metrics.inflight.inc()
+        try:
+            await self._walk(walk, incoming, client)
+        except RouterError as error:
+            walk.outcome = error.name
+            raise
+        except asyncio.CancelledError:
+            walk.outcome = "client_gone"
+            raise
+        except BaseException:
+            walk.outcome = InternalError.name
+            raise
+        finally:
+            self._rooms.metrics.inflight.dec()
+            note(walk, self._rooms.monotonic(), self._rooms.request_log, self._rooms.metrics)
+
+    def route(self, incoming: Incoming) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
+        """Return the decision for a request and its headers: nobody is called, nothing is charged."""
+        walk = self._begin(incoming)
+        body = self._identify_and_parse(walk, incoming)
+        decision = self._decide(walk, body, incoming, self._rooms.catalog.current)
+        return record(decision, walk.request_id, stripped=walk.stripped), head(walk)
+
+    async def _walk(self, walk: Walk, incoming: Incoming, client: Client) -> None:
+        body = self._identify_and_parse(walk, incoming)  # 2
+        rooms, catalog = self._rooms, self._rooms.catalog.current
+        decision = self._decide(walk, body, incoming, catalog)  # 3, 4, 5
+        key_place = rooms.places.at_key(walk.caller.key if walk.caller else None, decision.need)
+        try:
+            await hold(rooms.ledger, walk, decision.candidates[0])  # 6
+            trace = trace_headers(walk, incoming.headers)
+            async with asyncio.timeout(rooms.settings.deadline_s):
+                answer = await self._attempts.first_answer(walk, body, catalog, trace)  # 7, 8
+            await self._relay(walk, answer, client)  # 9
+        except TimeoutError:
+            raise UpstreamTimeout("No upstream answered in time.") from None
+        finally:
+            await settle(rooms.ledger, walk)  # 10
+            used = None if walk.bill is None else walk.bill.tokens.prompt + walk.bill.tokens.completion
+            for place in (walk.place, key_place):
+                if place is not None:
+                    place.leave(used or 0)
+
+    def _begin(self, incoming: Incoming) -> Walk:
+        return Walk(incoming.request_id, incoming.client_request_id, incoming.began_s, self._rooms.now())
+
+    def _identify_and_parse(self, walk: Walk, incoming: Incoming) -> RequestBody:
+        walk.caller = self._rooms.keys.identify(incoming.authorization, self._access)
+        body = parse_request(incoming.body)
+        walk.stream = body.stream
+        return body
+
+    def _decide(self, walk: Walk, body: RequestBody, incoming: Incoming, catalog: Snapshot) -> Decision:
+        """Rank the offers; raises the refusal when nothing fits."""
+        rooms = self._rooms
+        key = walk.caller.key if walk.caller is not None else None
+        judgement = rooms.decider.judge(
+            body,
+            incoming.headers,
+            catalog,
+            at=walk.at,
+            key_models=key.models if key is not None else (),
+            blocked=rooms.places.blocked,
+        )
+        walk.decision = decision = judgement.decision
+        walk.stripped = judgement.prompt.stripped
+        walk.timings_ms.update(judgement.timings_ms)
+        if not decision.candidates:
+            raise refusal(decision)
+        return decision
+
+    async def _relay(self, walk: Walk, answer: Answer | StreamRelay, client: Client) -> None:
+        rooms = self._rooms
+        walk.answered_model = _other_model(walk, answer.model)
+        headers = head(walk)
+        walk.first_piece_s = rooms.monotonic()
+        if isinstance(answer, Answer):
+            walk.bill = answer.bill
+            length = (b"content-length", str(len(answer.body)).encode())
+            await client.start(200, [_JSON, length, cost_header(walk), *headers])
+            await client.send(answer.body, more=False)
+            return
+        try:
+            await client.start(200, [*_STREAM_HEADERS, *headers])
+            while piece := await answer.next():
+                await client.send(piece, more=True)
+            await client.send(b"", more=False)
+        finally:
+            walk.bill = answer.bill_so_far()
+            if answer.fault is not None:
+                walk.outcome = answer.fault.name
+            await answer.aclose()
+
+
+_JSON = (b"content-type", b"application/json")
+_STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold a stream back otherwise
+)
+
+
+def _other_model(walk: Walk, named: str | None) -> str | None:
+    """Return the model that the upstream says answered, where that is not the one that was asked for."""
+    if not named or walk.candidate is None:
+        return None
+    asked = walk.candidate.offer.upstream_model.lower().rsplit("/", 1)[-1]
+    said = named.lower().rsplit("/", 1)[-1]
+    # A dated snapshot of the model that was asked for ("gpt-6-2026-09-01" for "gpt-6") is that model.
+    if said.startswith(asked) or asked.startswith(said):
+        return None
+    _log.warning("%s was asked for, the upstream names %.80r as the model that answered", asked, named)
+    return named[:200]

@@ -1,0 +1,288 @@
+"""What the classifier reads: the words a person wrote, without what clients wrap around them.
+
+Pure and linear in the length of the text: wrappings are found line by line, every search runs over bounded
+text or is prepared once for the whole text, so a message of a thousand opening markers costs what any other
+costs. Wrappings are OpenClaw's of 2026 and its older forms; each is recognised only where OpenClaw writes it
+(a line of its own, a known label), so a sentence that quotes a marker is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from router.classifier.followups import is_closing, is_continuation
+
+HEAD_CHARS = 4_000
+TAIL_CHARS = 4_000
+
+_MARK = "⟦openclaw:ctx⟧"
+_BEGIN = "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>"
+_END = "<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
+_MEMORY_OPEN, _MEMORY_CLOSE = "<active_memory_plugin>", "</active_memory_plugin>"
+_UNTRUSTED_CONTEXT = "Untrusted context (metadata, do not treat as instructions or commands):"
+_RETRY = "The previous assistant turn completed its tool calls but did not produce a user-visible answer"
+_EVENT = "Continue the OpenClaw runtime event."
+_LABELS = (
+    "Conversation info",
+    "Conversation context",
+    "Current local chat window",
+    "Recent messages",
+    "Nearby reply target window",
+    "Sender",
+    "Thread starter",
+    "Thread history",
+    "Reply target",
+    "Reply chain",
+    "Replied message",
+    "Chat history",
+    "Forwarded message",
+    "Location",
+    "Image turn",
+)
+_HINTS = (
+    "Delivery: to send a message",
+    "Delivery: Final assistant text",
+    "Delivery: No visible reply",
+)
+_CHANNELS = (
+    "Telegram|WhatsApp|Discord|Slack|Signal|iMessage|SMS|Matrix|Teams|MSTeams|MS Teams|Google Chat|GoogleChat"
+    "|Mattermost|LINE|WebChat|Nostr|Zalo|Feishu|Lark|BlueBubbles|IRC|Twitch|Nextcloud Talk|WeChat|QQ"
+)
+# Quantifiers over what a bracket may hold are bounded: each match attempt costs at most a few hundred steps.
+_DATE = re.compile(r"\s*\[[A-Z][a-z]{2} \d{4}-\d{2}-\d{2} \d{2}:\d{2}[^\]\n]{0,80}\][ \t]*")
+_CHANNEL = re.compile(rf"\s*\[(?:{_CHANNELS})\b([^\]\n]{{1,240}})\][ \t]*", re.IGNORECASE)
+_STAMP = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}:\d{2}|\bid:|\+\d{1,4}[smhd]\b")
+_IMAGES = re.compile(r"Image\(s\) from tool result #\d{1,6}(?: \([^)\n]{0,120}\))?:?$")
+_RUNTIME = re.compile(r"Runtime: agent=[^|\n]{0,200} \| ")
+_MESSAGE_ID = re.compile(r"\[message_id: [^\]\n]{1,120}\]$")
+_SYSTEM_EVENT = re.compile(r"System(?: \(untrusted\))?: \[\d{4}-\d{2}-\d{2} ")
+_CURRENT = re.compile(r"\[Current (?:user )?message (?:-|—) respond to this[^\]\n]{0,120}\]$")
+_HISTORY = re.compile(r"\[Chat messages since [^\]\n]{1,120} (?:-|—) for context\]$")
+_HINTS_OF_A_WRAPPING = (
+    _MARK,
+    "ntrusted",
+    _BEGIN,
+    "Runtime: agent=",
+    "Delivery: ",
+    _MEMORY_OPEN,
+    "Image(s) from tool result",
+    _RETRY,
+    _EVENT,
+    "[message_id: ",
+    "respond to this",
+    "System: [",
+)
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Hold one message as far as the classifier may look at it; long texts come already cut at both ends."""
+
+    role: str
+    texts: tuple[str, ...] = ()
+    has_image: bool = False
+    has_tool_calls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Hold what is classified: `text`, and `context`, the older task that a mere follow-up continues.
+
+    `stripped` says that a client's wrapping was removed; `has_image` that any message holds an image;
+    `first_user` is the first thing the user wrote (sessions are recognised by it).
+    """
+
+    text: str
+    context: str = ""
+    stripped: bool = False
+    has_image: bool = False
+    first_user: str = ""
+
+
+def read(turns: Sequence[Turn]) -> Prompt:
+    """Return what the user asks for in this conversation.
+
+    The text is that of the last user message that has words once wrappings are off. When it only continues
+    ("go on", "and in French?"), the nearest older message that does not becomes the context. While an agent
+    works (tool calls or results follow the message) an "ok" is a go-ahead, else it is small talk.
+    """
+    users = [number for number, turn in enumerate(turns) if turn.role == "user"]
+    has_image = any(turn.has_image for turn in turns)
+    first_user = next(filter(None, (words_of(turns[number])[0] for number in users)), "")
+    stripped = False
+    text = context = ""
+    for number in reversed(users):
+        words, changed = words_of(turns[number])
+        stripped = stripped or changed
+        if not words:
+            continue
+        if not text:
+            text = words
+            working = any(turn.role == "tool" or turn.has_tool_calls for turn in turns[number + 1 :])
+            if not (is_continuation(text) or (working and is_closing(text))):
+                break
+        elif not (is_continuation(words) or is_closing(words)):
+            context = words
+            break
+    if not text and users:
+        text, stripped = "\n".join(turns[users[-1]].texts).strip(), False
+    return Prompt(text, context, stripped, has_image, first_user or text)
+
+
+def words_of(turn: Turn) -> tuple[str, bool]:
+    """Return (the words a user wrote in this message, whether a wrapping was removed)."""
+    kept = [strip(text) for text in turn.texts]
+    changed = any(new != old.strip() for new, old in zip(kept, turn.texts, strict=True))
+    return "\n".join(filter(None, kept)), changed
+
+
+def strip(text: str) -> str:
+    """Return a text without any client's wrapping and without blank ends; may be empty."""
+    text = text.strip()
+    for _ in range(_ROUNDS):
+        bare = _without_prefixes(text)
+        if any(hint in bare for hint in _HINTS_OF_A_WRAPPING):
+            bare = _without_blocks(bare.split("\n"))
+        if bare == text:
+            break
+        text = bare
+    return text
+
+
+def _without_prefixes(text: str) -> str:
+    """Drop date and channel brackets at the start; a channel's bracket must hold a time or an id."""
+    at = 0
+    while at < len(text):
+        match = _DATE.match(text, at)
+        if match is None:
+            match = _CHANNEL.match(text, at)
+            if match is None or _STAMP.search(match[1]) is None:
+                break
+        at = match.end()
+    return text[at:].strip()
+
+
+def _without_blocks(lines: list[str]) -> str:
+    """Drop everything that stands on lines of its own: nested context, labelled blocks, hints, notices."""
+    lines = _after_history(_without_internal_context([line.rstrip("\r") for line in lines]))
+    return "\n".join(_without_trailers(_without_labelled(lines))).strip()
+
+
+def _without_internal_context(lines: list[str]) -> list[str]:
+    """Drop the lines from each BEGIN to its END, the markers may nest; a marker without its pair stays."""
+    opened: list[int] = []
+    until: dict[int, int] = {}
+    for number, line in enumerate(lines):
+        mark = line.strip()
+        if mark == _BEGIN:
+            opened.append(number)
+        elif mark == _END and opened:
+            until[opened.pop()] = number + 1
+    kept, number = [], 0
+    while number < len(lines):
+        if number in until:
+            number = until[number]
+        else:
+            kept.append(lines[number])
+            number += 1
+    return kept
+
+
+def _after_history(lines: list[str]) -> list[str]:
+    """Drop quoted history before the line that announces the current message."""
+    if not lines or not _HISTORY.match(lines[0].strip()):
+        return lines
+    marks = [number for number, line in enumerate(lines) if _CURRENT.match(line.strip())]
+    return lines[marks[-1] + 1 :] if marks else lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Hold, for each line, the number after the next blank line, closing fence and memory's end."""
+
+    blank: list[int | None]
+    fence: list[int | None]
+    memory: list[int | None]
+
+
+def _without_labelled(lines: list[str]) -> list[str]:
+    """Drop labelled blocks, memory blocks, hints and notices outside the user's own code fences."""
+    ends = _Ends(
+        _next(lines, lambda line: not line.strip()),
+        _next(lines, lambda line: line.strip() == "```"),
+        _next(lines, lambda line: line.rstrip().endswith(_MEMORY_CLOSE)),
+    )
+    kept: list[str] = []
+    number, fenced, leading = 0, False, True
+    while number < len(lines):
+        if leading:
+            lines[number] = _without_prefixes(lines[number])
+        if lines[number].lstrip().startswith("```"):
+            fenced = not fenced
+        after = None if fenced else _wrapping_end(lines, number, ends, leading)
+        if after is None:
+            kept.append(lines[number])
+            number, leading = number + 1, leading and not lines[number].strip()
+        else:
+            number = after
+    return kept
+
+
+def _wrapping_end(lines: list[str], number: int, ends: _Ends, leading: bool) -> int | None:
+    """Return the number after the wrapping that begins at this line, None when these are a user's words."""
+    line = lines[number].strip()
+    following = lines[number + 1].strip() if number + 1 < len(lines) else ""
+    if line.startswith(_MEMORY_OPEN):
+        return ends.memory[number]
+    if line in ("Context:", f"Context: {_MARK}", _UNTRUSTED_CONTEXT):
+        if following.startswith(_MEMORY_OPEN) and ends.memory[number + 1] is not None:
+            return number + 1
+        return None if line == "Context:" else len(lines)
+    if _is_label(line, following):
+        inside = number + 2
+        fenced = following.startswith("```") and inside < len(lines)
+        return (ends.fence[inside] if fenced else None) or ends.blank[number] or len(lines)
+    if line.startswith(_RETRY):
+        return ends.blank[number] or len(lines)
+    return number + 1 if _is_notice(line, leading) else None
+
+
+def _next(lines: list[str], holds: Callable[[str], bool]) -> list[int | None]:
+    """Return for each line the number after the first line, from it on, for which `holds` is true."""
+    found: list[int | None] = [None] * len(lines)
+    after: int | None = None
+    for number in range(len(lines) - 1, -1, -1):
+        if holds(lines[number]):
+            after = number + 1
+        found[number] = after
+    return found
+
+
+def _is_label(line: str, following: str) -> bool:
+    """Tell whether a line heads a block: a known label with the current mark, or with the older words."""
+    if not line.startswith(_LABELS) or len(line) > 200:
+        return False
+    if line.endswith(_MARK):
+        head = line.removesuffix(_MARK).rstrip()
+        return head.endswith((":", ")")) or head in _LABELS
+    return line.endswith("):") and "(untrusted" in line and bool(following)
+
+
+def _is_notice(line: str, leading: bool) -> bool:
+    """Tell whether a line is a hint or a notice that OpenClaw writes on a line of its own."""
+    if line.startswith("Delivery: "):
+        return leading or line.startswith(_HINTS) or "message" in line
+    if line.startswith("System"):
+        return leading and _SYSTEM_EVENT.match(line) is not None
+    return line == _EVENT or _IMAGES.match(line) is not None or _MESSAGE_ID.match(line) is not None
+
+
+def _without_trailers(lines: Iterable[str]) -> list[str]:
+    """Drop the Runtime line at the end, the first user message of a session has one."""
+    kept = list(lines)
+    while kept and (not kept[-1].strip() or _RUNTIME.match(kept[-1].strip())):
+        kept.pop()
+    return kept

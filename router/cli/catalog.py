@@ -1,0 +1,196 @@
+"""`router catalog`: check the operator's files, show what they say, print their JSON Schema."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic import BaseModel
+    from rich.console import Console
+    from rich.table import Table
+
+    from router.catalog.files import Fault
+    from router.catalog.snapshot import Model, Offer, Snapshot
+
+_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group()
+def catalog() -> None:
+    """Check and show the catalog: models, offers, prices."""
+
+
+@catalog.command()
+@click.argument("directory", required=False, type=_DIRECTORY, envvar="ROUTER_CATALOG")
+def check(directory: Path | None) -> None:
+    """Report every fault and warning of the catalog in DIRECTORY; exit 1 on faults."""
+    from router.catalog.files import check_catalog
+
+    where = _directory(directory)
+    snapshot, faults, warnings = check_catalog(where, environ=os.environ, today=_today())
+    for fault in faults:
+        click.echo(_located(where, fault))
+    for warning in warnings:
+        click.echo(f"{_located(where, warning)} (warning)")
+    if snapshot is None:
+        click.echo(_count(len(faults), "fault"), err=True)
+        raise SystemExit(1)
+    offers = sum(len(model.offers) for model in snapshot.models.values())
+    models = _count(len(snapshot.models), "model")
+    click.echo(f"{models}, {_count(offers, 'offer')}, revision {snapshot.revision}")
+
+
+@catalog.command()
+@click.argument("model", required=False)
+@click.option("--catalog", "directory", type=_DIRECTORY, envvar="ROUTER_CATALOG", help="Where the files are.")
+def show(model: str | None, directory: Path | None) -> None:
+    """List the models, or show one MODEL with its offers and why an offer is off."""
+    from rich.console import Console
+
+    snapshot = _load(_directory(directory))
+    # Not a terminal: wide enough that no cell is cut for grep and the like.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    if model is None:
+        _show_models(console, snapshot)
+    elif model in snapshot.models:
+        _show_model(console, snapshot.models[model])
+    else:
+        near = difflib.get_close_matches(model, snapshot.models, n=3, cutoff=0.0)
+        raise click.ClickException(f'no model "{model}" in the catalog; nearest: {", ".join(near)}')
+
+
+@catalog.command()
+@click.argument("kind", type=click.Choice(["model", "provider", "policy"]), default="model")
+def schema(kind: str) -> None:
+    """Print the JSON Schema of a model, provider or policy file, for editors."""
+    from router.catalog.schema import ModelFile, PolicyFile, ProviderFile, json_schema
+
+    files: dict[str, type[BaseModel]] = {"model": ModelFile, "provider": ProviderFile, "policy": PolicyFile}
+    click.echo(json.dumps(json_schema(files[kind]), indent=2))
+
+
+def _directory(given: Path | None) -> Path:
+    from router.catalog.files import default_directory
+
+    return given or default_directory(Path.cwd())
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _load(directory: Path) -> Snapshot:
+    """Load the catalog with what the servers of this machine say; a faulty catalog ends the command."""
+    import asyncio
+
+    from router.catalog.files import CatalogFaults, load_catalog, read_providers
+    from router.upstream.discover import probe_local
+
+    local = asyncio.run(probe_local(read_providers(directory).values()))
+    try:
+        return load_catalog(directory, environ=os.environ, today=_today(), local=local)
+    except CatalogFaults as error:
+        raise click.ClickException("\n".join(_located(directory, fault) for fault in error.faults)) from None
+
+
+def _located(directory: Path, fault: Fault) -> str:
+    """Render a fault so that a terminal can open its file."""
+    if fault.file == str(directory):
+        return str(fault)
+    return f"{directory / fault.file}{str(fault).removeprefix(fault.file)}"
+
+
+def _show_models(console: Console, snapshot: Snapshot) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from router.catalog.snapshot import CATEGORIES
+
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        caption=f"USD per million tokens; quality 0-100; on: usable offers; revision {snapshot.revision}",
+    )
+    table.add_column("model", overflow="fold")
+    for heading in ("input", "output", *(category[:6] for category in CATEGORIES), "on"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in sorted(snapshot.models.values(), key=lambda model: model.id):
+        on = [offer for offer in model.offers if offer.unusable is None]
+        cheapest = min(on or model.offers, key=lambda offer: offer.price.output, default=None)
+        table.add_row(
+            model.id,
+            "" if cheapest is None else _usd(cheapest.price.input),
+            "" if cheapest is None else _usd(cheapest.price.output),
+            *(
+                f"{model.quality[category]:.0f}" if category in model.quality else ""
+                for category in CATEGORIES
+            ),
+            f"{len(on)}/{len(model.offers)}",
+            style="" if on else "dim",
+        )
+    console.print(table)
+
+
+def _show_model(console: Console, model: Model) -> None:
+    console.print(f"{model.id}: {model.name}", highlight=False)
+    for label, value in _facts(model):
+        console.print(f"  {label:<11} {value}", highlight=False)
+    console.print(_offer_table(model.offers))
+
+
+def _facts(model: Model) -> list[tuple[str, str]]:
+    facts = [
+        ("context", f"{model.context:,} tokens, {model.max_output:,} of them output at most"),
+        ("input", ", ".join(sorted(model.input))),
+        ("features", ", ".join(sorted(model.features)) or "none"),
+        ("quality", ", ".join(f"{c} {points:g}" for c, points in model.quality.items()) or "not rated"),
+    ]
+    if model.retires is not None:
+        facts.append(("retires", str(model.retires)))
+    return [*facts, ("file", model.file or "found on this machine")]
+
+
+def _offer_table(offers: Iterable[Offer]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption="prices in USD per million tokens")
+    table.add_column("provider", no_wrap=True)
+    for heading in ("input", "output", "cache", "tok/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", overflow="fold", min_width=22)
+    table.add_column("upstream model", overflow="fold")
+    for offer in offers:
+        price = offer.price
+        table.add_row(
+            offer.provider,
+            *(_usd(pico) for pico in (price.input, price.output, price.cache_read)),
+            f"{offer.tok_s:g}",
+            offer.unusable or "on",
+            f"{offer.upstream_model} ({_count(len(offer.when), 'rule')})"
+            if offer.when
+            else offer.upstream_model,
+        )
+    return table
+
+
+def _usd(pico: int) -> str:
+    """Render pico-USD per token as USD per million tokens, with at least two digits."""
+    text = f"{Decimal(pico).scaleb(-6).normalize():f}"
+    whole, _, digits = text.partition(".")
+    return f"{whole}.{digits:0<2}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

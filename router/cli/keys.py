@@ -1,0 +1,222 @@
+"""`router keys`: make, list, top up and revoke API keys, while the service runs or before its first start."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from router.access.keys import ApiKey, Keys, NewKey
+from router.catalog.snapshot import Limits
+from router.cli.ledger import data_option, database
+from router.ledger.accounts import Account
+from router.ledger.keystore import KeyStore
+from router.ledger.money import nusd_to_usd, usd_to_nusd
+from router.ledger.rows import utc_text
+
+
+class Usd(click.ParamType[int]):
+    """An amount in USD, as integer nano-USD."""
+
+    name = "USD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the text; fail the command with the reason."""
+        try:
+            return usd_to_nusd(str(value))
+        except ValueError as fault:
+            self.fail(str(fault), param, ctx)
+
+
+USD = Usd()
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+@contextmanager
+def _keys(data: Path) -> Iterator[Keys]:
+    with database(data) as opened:
+        yield Keys(KeyStore(opened), clock=time.time, monotonic=time.monotonic)
+
+
+@click.group()
+def keys() -> None:
+    """Make, list, top up and revoke API keys."""
+
+
+@keys.command()
+@click.option("--name", required=True, help="Who or what uses the key.")
+@click.option("--credit", type=USD, help="Prepaid credit in USD; without it open access needs none.")
+@click.option("--rpm", type=click.IntRange(1), help="Requests a minute.")
+@click.option("--tpm", type=click.IntRange(1), help="Tokens a minute.")
+@click.option("--concurrency", type=click.IntRange(1), help="Requests at once.")
+@click.option("--budget-day", type=USD, help="USD a UTC day.")
+@click.option("--budget-month", type=USD, help="USD a UTC month.")
+@click.option(
+    "--models", multiple=True, metavar="GLOB", help="Allowed models, such as 'deepseek/*'; may be repeated."
+)
+@click.option(
+    "--expires",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="DATE",
+    help="Last UTC day on which the key works.",
+)
+@json_option
+@data_option
+def create(
+    name: str,
+    credit: int | None,
+    rpm: int | None,
+    tpm: int | None,
+    concurrency: int | None,
+    budget_day: int | None,
+    budget_month: int | None,
+    models: tuple[str, ...],
+    expires: datetime | None,
+    as_json: bool,
+    data: Path,
+) -> None:
+    """Make a key. It is shown once and kept nowhere."""
+    new = NewKey(
+        name=name,
+        credit_nusd=credit,
+        limits=Limits(concurrency=concurrency, rpm=rpm, tpm=tpm),
+        budget_day_nusd=budget_day,
+        budget_month_nusd=budget_month,
+        models=models,
+        last_day=expires.replace(tzinfo=UTC).date() if expires else None,
+    )
+    with _keys(data) as store:
+        text, key = store.create(new)
+    if as_json:
+        _print_json({"id": key.id, "key": text, "name": key.name, "credit_usd": _usd(credit)})
+        return
+    click.echo(f"Made {key.id} for {key.name}. Copy the key now, it is not shown again:\n")
+    click.echo(f"{text}\n")
+    click.echo("Send it as `Authorization: Bearer KEY`, or as the api_key of an OpenAI SDK.")
+
+
+@keys.command("list")
+@json_option
+@data_option
+def list_(as_json: bool, data: Path) -> None:
+    """List the keys with their credit, spending and limits."""
+    with _keys(data) as store:
+        found = store.list()
+    now = utc_text(time.time())
+    if as_json:
+        _print_json([_described(key, account, now) for key, account in found])
+        return
+    if not found:
+        click.echo("No keys yet. Make one: router keys create --name me --credit 5")
+        return
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for title in ("id", "name", "key", "credit", "spent", "limits", "models", "state"):
+        table.add_column(title, overflow="fold", no_wrap=title not in {"name", "models"})
+    for key, account in found:
+        cells = (
+            key.id,
+            key.name,
+            key.hint,
+            nusd_to_usd(account.balance_nusd) if key.prepaid else "-",
+            nusd_to_usd(account.charged_nusd),
+            _limits(key, account),
+            "\n".join(key.models) or "all",
+            _state(key, now),
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    Console().print(table)
+    click.echo('Credit and spent are USD; "-" needs no credit in open access.')
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.argument("usd", type=USD)
+@click.option("--reference", help="Your id of the payment; the same one again adds nothing.")
+@json_option
+@data_option
+def topup(key_id: str, usd: int, reference: str | None, as_json: bool, data: Path) -> None:
+    """Add credit to a key; it is prepaid from then on."""
+    with _keys(data) as store:
+        added, balance = store.topup(key_id, usd, source="cli", external_id=reference or uuid.uuid4().hex)
+    if as_json:
+        _print_json({"id": key_id, "added": added, "credit_usd": _usd(balance)})
+    elif added:
+        click.echo(f"Added {nusd_to_usd(usd)} USD to {key_id}: {nusd_to_usd(balance)} USD.")
+    else:
+        click.echo(f"{reference} was booked before, nothing added to {key_id}: {nusd_to_usd(balance)} USD.")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@json_option
+@data_option
+def revoke(key_id: str, as_json: bool, data: Path) -> None:
+    """Stop a key for good; a running service refuses it within a second."""
+    with _keys(data) as store:
+        store.revoke(key_id)
+    if as_json:
+        _print_json({"id": key_id, "revoked": True})
+    else:
+        click.echo(f"Revoked {key_id}.")
+
+
+def _described(key: ApiKey, account: Account, now: str) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "hint": key.hint,
+        "state": _state(key, now),
+        "prepaid": key.prepaid,
+        "credit_usd": _usd(account.balance_nusd if key.prepaid else None),
+        "held_usd": _usd(account.held_nusd),
+        "spent_usd": _usd(account.charged_nusd),
+        "spent_day_usd": _usd(account.day_charged_nusd),
+        "spent_month_usd": _usd(account.month_charged_nusd),
+        "budget_day_usd": _usd(account.budget_day_nusd),
+        "budget_month_usd": _usd(account.budget_month_nusd),
+        "requests": account.requests,
+        "concurrency": key.limits.concurrency,
+        "rpm": key.limits.rpm,
+        "tpm": key.limits.tpm,
+        "models": key.models,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "created_at": key.created_at,
+    }
+
+
+def _limits(key: ApiKey, account: Account) -> str:
+    named: tuple[tuple[str, int | str | None], ...] = (
+        ("concurrency", key.limits.concurrency),
+        ("rpm", key.limits.rpm),
+        ("tpm", key.limits.tpm),
+        ("USD/day", None if account.budget_day_nusd is None else nusd_to_usd(account.budget_day_nusd)),
+        ("USD/month", None if account.budget_month_nusd is None else nusd_to_usd(account.budget_month_nusd)),
+    )
+    return "\n".join(f"{name} {value}" for name, value in named if value is not None) or "none"
+
+
+def _state(key: ApiKey, now: str) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    return "expired" if key.expires_at is not None and key.expires_at <= now else "active"
+
+
+def _usd(nusd: int | None) -> msgspec.Raw | None:
+    """Return an amount as the exact JSON number that no float could carry."""
+    return None if nusd is None else msgspec.Raw(nusd_to_usd(nusd).encode())
+
+
+def _print_json(value: Any) -> None:
+    click.echo(msgspec.json.encode(value))

@@ -1,0 +1,185 @@
+"""The error tree: every refusal a client can see, once, with its status and its fixed name.
+
+    RouterError
+    ├── BadRequest            400  the body or a header is wrong; `param` names the field
+    │   └── NothingFits       400  no offer can ever serve this request
+    ├── InvalidKey            401  wrong, expired or missing API key
+    ├── OutOfCredit           402  this customer's own money is used up
+    ├── NotFound              404  unknown route, model or id
+    │   ├── ModelNotFound     404  the model is not in the catalog
+    │   └── ModelNotAvailable 404  known, but no usable offer; names the missing setting
+    ├── MethodNotAllowed      405
+    ├── TooLarge              413
+    ├── LimitReached          429  only limits stand in the way; always a Retry-After
+    ├── InternalError         500
+    ├── UpstreamRefused       4xx  the upstream's own 400, 413 or 422, kept with its status
+    ├── UpstreamBroke         502
+    ├── Unavailable           503  unhealthy upstreams or storage down; always a Retry-After
+    └── UpstreamTimeout       504
+
+`name` is a low-cardinality word: it is the error's metric label as well as its field in the body.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar, Literal
+
+ErrorCodeStyle = Literal["status", "name"]
+
+
+class RouterError(Exception):
+    """Answer a request with an error body in OpenAI's form."""
+
+    status: int = 500
+    type: ClassVar[str] = "server_error"
+    name: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        name: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        if name is not None:
+            self.name = name
+
+    def payload(self, style: ErrorCodeStyle = "status") -> dict[str, Any]:
+        """Return the `error` object; `style` "name" puts the specific string into `code`."""
+        return {
+            "code": self.status if style == "status" else self.name,
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "name": self.name,
+        }
+
+    def body(self, style: ErrorCodeStyle = "status") -> bytes:
+        """Return the whole JSON body."""
+        return json.dumps({"error": self.payload(style)}, ensure_ascii=False).encode(
+            "utf-8", "backslashreplace"
+        )
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that belong to this error."""
+        if self.retry_after_s is None:
+            return []
+        return [(b"retry-after", str(max(1, self.retry_after_s)).encode())]
+
+
+class BadRequest(RouterError):
+    """The request itself is wrong."""
+
+    status = 400
+    type = "invalid_request_error"
+    name = "invalid_request"
+
+
+class NothingFits(BadRequest):
+    """No offer of the catalog can ever serve this request."""
+
+    name = "no_offer_fits"
+
+
+class InvalidKey(RouterError):
+    """The API key is missing, unknown, expired or revoked."""
+
+    status = 401
+    type = "authentication_error"
+    name = "invalid_api_key"
+
+
+class OutOfCredit(RouterError):
+    """This customer's own credit does not cover the request."""
+
+    status = 402
+    type = "insufficient_quota"
+    name = "insufficient_credits"
+
+
+class NotFound(RouterError):
+    """The route or the thing asked for does not exist."""
+
+    status = 404
+    type = "invalid_request_error"
+    name = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """The catalog does not know this model."""
+
+    name = "model_not_found"
+
+
+class ModelNotAvailable(NotFound):
+    """The model is known, but none of its offers can be used here."""
+
+    name = "model_not_available"
+
+
+class MethodNotAllowed(RouterError):
+    """The route exists, the method does not."""
+
+    status = 405
+    type = "invalid_request_error"
+    name = "method_not_allowed"
+
+
+class TooLarge(RouterError):
+    """The request body is over the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    name = "request_too_large"
+
+
+class LimitReached(RouterError):
+    """Only limits stand in the way; the same request fits later."""
+
+    status = 429
+    type = "rate_limit_error"
+    name = "rate_limit_exceeded"
+
+
+class InternalError(RouterError):
+    """Something of ours broke; the log has the traceback, the client does not."""
+
+
+class UpstreamRefused(RouterError):
+    """The upstream says the request is wrong; its status keeps its meaning."""
+
+    type = "invalid_request_error"
+    name = "upstream_refused"
+
+    def __init__(
+        self, message: str, *, status: int, param: str | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, name=name)
+        self.status = status
+
+
+class UpstreamBroke(RouterError):
+    """Every offer that was tried failed."""
+
+    status = 502
+    name = "upstream_error"
+
+
+class Unavailable(RouterError):
+    """Every fitting offer is unhealthy, or storage is down."""
+
+    status = 503
+    name = "unavailable"
+
+
+class UpstreamTimeout(RouterError):
+    """The upstream did not answer in time."""
+
+    status = 504
+    name = "upstream_timeout"

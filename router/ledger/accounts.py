@@ -1,0 +1,89 @@
+"""The sums of one account and the rules that may refuse a hold: nano-USD, days and months in UTC."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from router.errors import OutOfCredit
+from router.ledger.money import nusd_to_usd
+from router.ledger.rows import HoldRequest
+
+
+@dataclass(slots=True)
+class Account:
+    """The row of an account; a copy that a batch changes and writes back.
+
+    `balance_nusd` does not subtract `held_nusd`; `day` is like `2026-11-22`, `month` like `2026-11`.
+    """
+
+    id: str
+    balance_nusd: int = 0
+    held_nusd: int = 0
+    charged_nusd: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    day: str = ""
+    day_charged_nusd: int = 0
+    month: str = ""
+    month_charged_nusd: int = 0
+    budget_day_nusd: int | None = None
+    budget_month_nusd: int | None = None
+
+    @property
+    def available_nusd(self) -> int:
+        """Return what a new hold may take."""
+        return self.balance_nusd - self.held_nusd
+
+    def roll(self, now: str) -> None:
+        """Begin the day and month of `now` (a row's `created_at`); a clock that steps back begins none."""
+        if now[:10] > self.day:
+            self.day, self.day_charged_nusd = now[:10], 0
+        if now[:7] > self.month:
+            self.month, self.month_charged_nusd = now[:7], 0
+
+    def charge(self, amount_nusd: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """Book what one request cost."""
+        self.balance_nusd -= amount_nusd
+        self.charged_nusd += amount_nusd
+        self.day_charged_nusd += amount_nusd
+        self.month_charged_nusd += amount_nusd
+        self.requests += 1
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+
+    def refusal(self, hold: HoldRequest) -> OutOfCredit | None:
+        """Return why this account may not hold that amount: credit first, then its budgets."""
+        if hold.require_credit and (self.balance_nusd <= 0 or self.available_nusd < hold.amount_nusd):
+            return OutOfCredit(
+                f"This account has {nusd_to_usd(self.available_nusd)} USD of credit left and this request may"
+                f" cost up to {nusd_to_usd(hold.amount_nusd)} USD. Add credit, or lower max_tokens."
+            )
+        return self._over("day", self.budget_day_nusd, self.day_charged_nusd, hold.amount_nusd) or self._over(
+            "month", self.budget_month_nusd, self.month_charged_nusd, hold.amount_nusd
+        )
+
+    def _over(self, period: str, budget: int | None, charged: int, amount: int) -> OutOfCredit | None:
+        if budget is None or charged + self.held_nusd + amount <= budget:
+            return None
+        left = max(0, budget - charged - self.held_nusd)
+        return OutOfCredit(
+            f"This key may spend {nusd_to_usd(budget)} USD a {period}, {nusd_to_usd(left)} USD of it are left"
+            f" and this request may cost up to {nusd_to_usd(amount)} USD. Wait for the next {period} (UTC),"
+            " lower max_tokens, or ask for a larger budget.",
+            name="budget_exceeded",
+        )
+
+
+def read_account(connection: sqlite3.Connection, account_id: str) -> Account | None:
+    """Return an account as it is stored, None for one that was never used. Raises sqlite3.Error."""
+    row = connection.execute(_READ, (account_id,)).fetchone()
+    return Account(*row) if row else None
+
+
+_READ = """
+SELECT id, balance_nusd, held_nusd, charged_nusd, requests, prompt_tokens, completion_tokens,
+    day, day_charged_nusd, month, month_charged_nusd, budget_day_nusd, budget_month_nusd
+FROM accounts WHERE id = ?
+"""

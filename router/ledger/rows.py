@@ -1,0 +1,85 @@
+"""What the ledger is asked to write and what it gives back: frozen rows, in nano-USD and tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+Kind = Literal["hold", "settle", "release", "topup", "refund", "adjust"]
+
+
+def utc_text(unix_s: float) -> str:
+    """Return a moment as rows carry it: UTC, ISO 8601, milliseconds, Z."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """Ask to set money aside before an upstream is called.
+
+    `amount_nusd` is the worst case of the chosen offer; `require_credit` refuses the hold when the account's
+    free credit is smaller, and makes its settle never exceed it.
+    """
+
+    request_id: str
+    client_request_id: str | None
+    account: str
+    amount_nusd: int
+    model: str
+    provider: str
+    catalog: str
+    idempotency_key: str | None
+    require_credit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """End a hold with a charge: real usage, and the model and provider that answered."""
+
+    request_id: str
+    prompt_tokens: int
+    completion_tokens: int
+    charge_nusd: int
+    upstream_cost_nusd: int
+    model: str
+    provider: str
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """End a hold without a charge."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the ledger as CONTRACT section 7 shows it."""
+
+    request_id: str
+    client_request_id: str | None
+    account: str
+    kind: Kind
+    amount_nusd: int
+    upstream_cost_nusd: int | None
+    balance_after_nusd: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    model: str | None
+    provider: str | None
+    catalog: str | None
+    estimated: bool
+    idempotency_key: str | None
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One sum that the rows do not add up to."""
+
+    account: str
+    column: str
+    stored_nusd: int
+    recomputed_nusd: int

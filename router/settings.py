@@ -1,0 +1,120 @@
+"""All settings in one frozen object: `router.toml`, then the environment, then the command line."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULT_PORT = 8402
+DEFAULT_CONFIG = Path("router.toml")
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it and the fix, a line each."""
+
+
+class Settings(BaseSettings):
+    """Hold what the operator set; each name is also an environment variable `ROUTER_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="ROUTER_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(DEFAULT_PORT, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    catalog: Path | None = Field(None, description="folder of the catalog; default models_catalog/ here")
+    data: Path = Field(Path(".router"), description="folder of the database")
+    access: Literal["open", "paid"] | None = Field(
+        None, description="open asks for no key; default open on loopback, paid elsewhere"
+    )
+    log: Literal["json", "text"] = Field("text", description="form of the log on standard error")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins that browsers may call from, separated by commas; none by default"
+    )
+    error_code: Literal["status", "name"] = Field(
+        "status", description="name puts the error's name into code, for strictly typed SDKs"
+    )
+    max_body_mib: int = Field(32, ge=1, le=1_024, description="largest request body")
+    max_connections: int = Field(10_000, ge=1, description="connections served at once; more get 503")
+    attempts: int = Field(3, ge=1, le=10, description="offers tried for one request")
+    deadline_s: float = Field(600.0, gt=0, description="the longest a request may take to begin its answer")
+    grace_s: int = Field(30, ge=0, description="seconds that running answers have to end at a stop")
+    demo: bool = Field(False, description="serve from the built-in demo provider only")
+    insecure_open: bool = Field(False, description="allow open access on a public address")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(x.strip() for x in value.split(",") if x.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Settings:
+        if self.access == "open" and not self.loopback and not self.insecure_open:
+            raise ValueError(
+                f"access is open and the address {self.host} is public: anyone could spend your money. "
+                "Use ROUTER_ACCESS=paid and `router keys create`, or pass --insecure-open"
+            )
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Tell whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Tell whether a request without a key is refused."""
+        return (self.access or ("open" if self.loopback else "paid")) == "paid"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the command line first, then the environment, then the file."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Read the settings; `flags` are those of the command line, None where not given.
+
+    Raises `SettingsError` that names each wrong setting.
+    """
+    if config is not None and not config.is_file():
+        raise SettingsError(f"{config} does not exist")
+
+    class _FromFile(Settings):
+        model_config = SettingsConfigDict(**{**Settings.model_config, "toml_file": config or DEFAULT_CONFIG})
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return _FromFile(**given)
+    except ValidationError as faults:
+        raise SettingsError("\n".join(_said(fault) for fault in faults.errors())) from None
+    except ValueError as fault:  # the TOML itself
+        raise SettingsError(f"{config or DEFAULT_CONFIG}: {fault}") from None
+
+
+def _said(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    text = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"{name}: no such setting; `router serve --help` lists them"
+    return f"{name} (ROUTER_{name.upper()}): {text}" if name else text

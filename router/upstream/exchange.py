@@ -1,0 +1,54 @@
+"""The seam to every upstream: one call out, one answer in, as bytes.
+
+A transport opens a `Call` and gives an `Exchange`. Faults are httpx's own exceptions (`ConnectError`,
+`ConnectTimeout`, `ReadTimeout`, `ReadError`, `WriteError`, `RemoteProtocolError`, ...), whichever transport
+is below, so callers know one tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.catalog.snapshot import Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Describe one POST to an upstream; header names are lower-case bytes, without host and length."""
+
+    url: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    timeouts: Timeouts
+
+
+class Exchange(Protocol):
+    """An answer that has begun: its head is here, its body is read piece by piece."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+    async def read(self) -> bytes:
+        """Return what has arrived, waiting for at least one byte; b"" once the body has ended whole.
+
+        Raises httpx's `ReadTimeout` when the upstream is silent for longer than `timeouts.idle`, and
+        `RemoteProtocolError` or `ReadError` when the body is cut.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connection back when the body was read to its end, else close it. May be repeated."""
+        ...
+
+
+class Transport(Protocol):
+    """Open calls; cancelling `open` or a `read` closes the connection and harms nothing else."""
+
+    async def open(self, call: Call) -> Exchange:
+        """Send the call and wait for the head of the final answer (1xx are skipped)."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...

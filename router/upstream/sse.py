@@ -1,0 +1,81 @@
+"""Cut a server-sent-event stream into its events, whatever the reads and line ends are.
+
+Source of the format: WHATWG HTML, section 9.2. Events keep their bytes as they came.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+# Two line ends in a row, of any kind; "\r\n" is one line end, not two.
+_BLANK_LINE = re.compile(rb"\r\n(?:\r\n|\n|\r(?!\Z))|\n(?:\r\n|\n)|\r\r")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLargeError(Exception):
+    """An event has grown over `MAX_EVENT_BYTES` without an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its bytes with the blank line, and its data; None for comments and other fields alone."""
+
+    raw: bytes
+    data: bytes | None
+
+
+class EventReader:
+    """Collect bytes and give whole events."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._started = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Return the events that these bytes complete.
+
+        Raises `EventTooLargeError` when an event does not end.
+        """
+        buffer = self._buffer + data if self._buffer else data
+        if not self._started:
+            if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
+                self._buffer = buffer
+                return []
+            buffer = buffer.removeprefix(_BOM)
+            self._started = True
+        events, start = [], 0
+        # A blank line may have begun in the bytes that were here before; no further back than three bytes.
+        search_from = max(0, len(self._buffer) - 3)
+        while match := _BLANK_LINE.search(buffer, max(start, search_from)):
+            events.append(_event(buffer[start : match.end()]))
+            start = match.end()
+        self._buffer = buffer[start:]
+        if len(self._buffer) > MAX_EVENT_BYTES:
+            raise EventTooLargeError
+        return events
+
+    def finish(self) -> list[Event]:
+        """Return what is left when the stream ends without a blank line."""
+        rest, self._buffer = self._buffer, b""
+        return [_event(rest.rstrip(b"\r\n") + b"\n\n")] if rest.strip() else []
+
+
+def _event(raw: bytes) -> Event:
+    stripped = raw.strip(b"\r\n")
+    if stripped.startswith(b"data:") and b"\n" not in stripped and b"\r" not in stripped:
+        return Event(raw, stripped[5:].removeprefix(b" "))
+    lines = [line for line in _LINE_END.split(stripped) if line.startswith(b"data:") or line == b"data"]
+    if not lines:
+        return Event(raw, None)
+    return Event(raw, b"\n".join(line[5:].removeprefix(b" ") for line in lines))
+
+
+def event_bytes(data: bytes) -> bytes:
+    """Write one event."""
+    return b"data: " + data + b"\n\n"
+
+
+DONE = event_bytes(b"[DONE]")

@@ -1,0 +1,125 @@
+"""Read what an upstream says was used, bill it, and write the `usage` that the client sees.
+
+An upstream's usage is untrusted input: what is missing, negative, absurd or not a number is replaced by an
+estimate of what was delivered, and the bill is marked `estimated`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+from msgspec import Raw, Struct
+
+from router.catalog.price import Tokens, charge_nusd, cost_nusd, price_at
+from router.catalog.snapshot import Offer, Policy
+from router.ledger.money import nusd_to_usd
+
+# Deltas of fewer bytes than this on average are one token each; longer ones carry several tokens.
+_SINGLE_TOKEN_DELTA_BYTES = 12
+_BYTES_PER_TOKEN = 4
+
+
+class _Details(Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _Usage(Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: int | None = None  # DeepSeek's name for cached tokens
+
+
+_usage = msgspec.json.Decoder(_Usage)
+_members = msgspec.json.Decoder(dict[str, Raw])
+
+
+@dataclass(slots=True)
+class Delivered:
+    """Count what of an answer's text has gone by; `size_bytes` is of the JSON strings' insides."""
+
+    deltas: int = 0
+    size_bytes: int = 0
+
+    def add(self, size_bytes: int) -> None:
+        """Count one delta."""
+        self.deltas += 1
+        self.size_bytes += size_bytes
+
+    def tokens(self) -> int:
+        """Estimate the completion tokens: one a delta, unless the deltas are too long for that."""
+        if self.size_bytes < self.deltas * _SINGLE_TOKEN_DELTA_BYTES:
+            return self.deltas
+        return -(-self.size_bytes // _BYTES_PER_TOKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Hold the tokens of an answer, what the customer pays and what the upstream asks, in nano-USD."""
+
+    tokens: Tokens
+    charge_nusd: int
+    upstream_nusd: int
+    estimated: bool
+    usage: Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Bill one answer at the price of its admission."""
+
+    offer: Offer
+    policy: Policy
+    at: datetime
+    prompt_tokens: int
+    choices: int
+    most_nusd: int | None = None  # what was held, where the customer agreed to no more
+
+    def bill(self, reported: Raw | None, delivered: Delivered) -> Bill:
+        """Bill what the upstream reported, or an estimate where that cannot be true."""
+        usage = self._believable(reported)
+        if usage is None:
+            tokens = Tokens(min(self.prompt_tokens, self.offer.context), delivered.tokens())
+        else:
+            tokens = _tokens(usage)
+        charge = charge_nusd(self.offer, self.policy, self.at, tokens)
+        if self.most_nusd is not None:
+            charge = min(charge, self.most_nusd)
+        upstream = cost_nusd(price_at(self.offer, self.at, tokens.prompt), tokens)
+        shown = _shown(None if usage is None else reported, tokens, charge)
+        return Bill(tokens, charge, upstream, usage is None, shown)
+
+    def _believable(self, reported: Raw | None) -> _Usage | None:
+        if reported is None:
+            return None
+        try:
+            usage = _usage.decode(reported)
+        except (msgspec.ValidationError, msgspec.DecodeError):
+            return None
+        most = 2 * self.offer.context
+        fits = 0 <= usage.prompt_tokens <= most and 0 <= usage.completion_tokens <= most * self.choices
+        return usage if fits else None
+
+
+def _tokens(usage: _Usage) -> Tokens:
+    details = usage.prompt_tokens_details or _Details()
+    cached = details.cached_tokens or usage.prompt_cache_hit_tokens or 0
+    cached = min(max(cached, 0), usage.prompt_tokens)
+    written = min(max(details.cache_write_tokens or 0, 0), usage.prompt_tokens - cached)
+    return Tokens(usage.prompt_tokens, usage.completion_tokens, cached, written)
+
+
+def _shown(reported: Raw | None, tokens: Tokens, charge_nusd: int) -> Raw:
+    """Return the usage object for the client: the upstream's own members, and the cost."""
+    members = {} if reported is None else _members.decode(reported)
+    if reported is None:
+        members["prompt_tokens"] = Raw(str(tokens.prompt).encode())
+        members["completion_tokens"] = Raw(str(tokens.completion).encode())
+    if members.get("total_tokens") in (None, Raw(b"null")):
+        members["total_tokens"] = Raw(str(tokens.prompt + tokens.completion).encode())
+    members["cost"] = Raw(nusd_to_usd(charge_nusd).encode())
+    return Raw(msgspec.json.encode(members))

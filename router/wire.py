@@ -1,0 +1,285 @@
+"""The OpenAI chat-completions wire format: only what the router looks at, the rest stays raw bytes.
+
+Source: OpenAI API reference, `POST /v1/chat/completions`. A body is decoded once into typed fields and once
+into its top-level members as raw JSON; `RequestBody.for_upstream` joins the members again with a few
+replaced, so unknown fields survive and no message is re-serialised.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from router.errors import BadRequest
+from router.images import check_image
+from router.rawjson import cut_text, first_byte, refuse_duplicates
+
+MAX_MODEL_CHARS = 256
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "video_url", "refusal", "thinking"})
+# What could choose an upstream's address, key or headers, and our own fields: never forwarded.
+NEVER_FORWARDED = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "api_type",
+        "api_version",
+        "base_url",
+        "custom_llm_provider",
+        "custom_host",
+        "default_headers",
+        "extra_body",
+        "extra_headers",
+        "fallbacks",
+        "headers",
+        "litellm_params",
+        "mock_response",
+        "model_list",
+        "models",
+        "organization",
+        "router",
+        "user_config",
+    }
+)
+
+PositiveTokens = Annotated[int, Meta(ge=1, le=100_000_000)]
+
+
+class StreamOptions(Struct):
+    """Hold `stream_options`."""
+
+    include_usage: bool | None = None
+
+
+class RouterFields(Struct, forbid_unknown_fields=True):
+    """Hold the body field `router`, which is never forwarded."""
+
+    mode: str | None = None
+    max_cost_usd: Decimal | None = None
+    allow: list[str] | None = None
+    deny: list[str] | None = None
+    session: str | None = None
+
+
+class ResponseFormat(Struct):
+    """Hold `response_format`."""
+
+    type: str
+
+
+class _Message(Struct):
+    role: str
+    content: Raw | UnsetType = UNSET
+    tool_calls: Raw | UnsetType = UNSET
+    function_call: Raw | UnsetType = UNSET
+
+
+class _Fields(Struct):
+    model: str
+    messages: Annotated[list[_Message], Meta(min_length=1, max_length=20_000)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: PositiveTokens | None = None
+    max_completion_tokens: PositiveTokens | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    user: str | None = None
+    tools: list[dict[str, Raw]] | None = None
+    functions: list[dict[str, Raw]] | None = None
+    tool_choice: str | dict[str, Raw] | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    parallel_tool_calls: bool | None = None
+    models: list[str] | None = None
+    router: RouterFields | None = None
+
+
+class _Part(Struct):
+    type: str
+    text: Raw | UnsetType = UNSET
+    image_url: Raw | UnsetType = UNSET
+
+
+class Message(Struct, frozen=True):
+    """One message as the router reads it: texts cut to head and tail, images counted.
+
+    `image_bytes` is the size of its data URIs in the body, which no tokenizer reads as text.
+    """
+
+    role: str
+    texts: tuple[str, ...]
+    images: int
+    image_bytes: int
+    has_tool_calls: bool
+
+
+class RequestBody(Struct, frozen=True):
+    """A chat request: typed fields that decide, and every top-level member as it was sent."""
+
+    model: str
+    messages: tuple[Message, ...]
+    stream: bool
+    include_usage: bool | None
+    max_output_tokens: int | None
+    choices: int
+    has_tools: bool
+    response_format: str | None
+    reasoning_effort: str | None
+    models: tuple[str, ...]
+    router: RouterFields
+    members: dict[str, Raw]
+    text_bytes: int
+    text_chars: int
+
+    @property
+    def images(self) -> int:
+        """Count the image parts of all messages."""
+        return sum(message.images for message in self.messages)
+
+    def for_upstream(self, model: str) -> bytes:
+        """Return the body for an upstream: its model id, usage asked for, the router's own fields gone."""
+        members = {name: value for name, value in self.members.items() if name not in NEVER_FORWARDED}
+        members["model"] = Raw(msgspec.json.encode(model))
+        if self.stream:
+            options = members.get("stream_options")
+            asked = _raw_object.decode(options) if options is not None and bytes(options) != b"null" else {}
+            asked["include_usage"] = Raw(b"true")
+            members["stream_options"] = Raw(msgspec.json.encode(asked))
+        return msgspec.json.encode(members)
+
+
+_members = msgspec.json.Decoder(dict[str, Raw])
+_raw_object = msgspec.json.Decoder(dict[str, Raw])
+_fields = msgspec.json.Decoder(_Fields)
+_parts = msgspec.json.Decoder(list[_Part])
+
+
+def parse_request(body: bytes) -> RequestBody:
+    """Read a chat request once.
+
+    Raises `BadRequest` with `param` naming the field; never anything else, whatever the bytes are.
+    """
+    text_chars = _check_utf8(body)
+    try:
+        fields = _fields.decode(body)
+        members = _members.decode(body)
+    except msgspec.ValidationError as fault:
+        raise _schema_fault(str(fault)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        raise BadRequest(f"The body is not valid JSON: {fault}", name="invalid_json") from None
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.", name="invalid_json") from None
+    refuse_duplicates(body, members)
+    _check_model(fields.model)
+    messages = tuple(_read_message(message, f"messages[{i}]") for i, message in enumerate(fields.messages))
+    image_bytes = sum(message.image_bytes for message in messages)
+    return RequestBody(
+        model=fields.model,
+        messages=messages,
+        stream=bool(fields.stream),
+        include_usage=fields.stream_options.include_usage if fields.stream_options else None,
+        max_output_tokens=fields.max_completion_tokens or fields.max_tokens,
+        choices=fields.n or 1,
+        has_tools=bool(fields.tools or fields.functions),
+        response_format=fields.response_format.type if fields.response_format else None,
+        reasoning_effort=fields.reasoning_effort,
+        models=tuple(fields.models or ()),
+        router=fields.router or RouterFields(),
+        members=members,
+        text_bytes=len(body) - image_bytes,
+        text_chars=text_chars - image_bytes,
+    )
+
+
+def _check_utf8(body: bytes) -> int:
+    """Return the number of characters; msgspec does not check the bytes of parts it leaves raw."""
+    if body.isascii():
+        return len(body)
+    try:
+        return len(body.decode("utf-8"))
+    except UnicodeDecodeError as fault:
+        raise BadRequest(f"The body is not UTF-8 at byte {fault.start}.", name="invalid_json") from None
+
+
+def _schema_fault(text: str) -> BadRequest:
+    """Turn msgspec's "Expected `bool`, got `str` - at `$.messages[0].role`" into an error with a param."""
+    message, _, path = text.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".").replace("[...]", "")
+    missing = re.search(r"missing required field `(\w+)`", message)
+    if missing:
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        return BadRequest(f"{path} is missing.", param=path, name="missing_field")
+    unknown = re.search(r"contains unknown field `([^`]*)`", message)
+    if unknown:
+        path = f"{path}.{unknown[1]}" if path else unknown[1]
+        return BadRequest(f"{path} is not a field the router knows.", param=path, name="unknown_field")
+    if not path:
+        return BadRequest(f"The body must be a JSON object: {message}.")
+    return BadRequest(f"{path}: {message}.", param=path)
+
+
+def _check_model(model: str) -> None:
+    if not model:
+        raise BadRequest("model is empty; use auto, or an id from GET /v1/models.", param="model")
+    if len(model) > MAX_MODEL_CHARS:
+        raise BadRequest(f"model is longer than {MAX_MODEL_CHARS} characters.", param="model")
+    if not model.isprintable():
+        raise BadRequest("model holds control characters.", param="model")
+
+
+def _read_message(message: _Message, path: str) -> Message:
+    if message.role not in ROLES:
+        known = ", ".join(sorted(ROLES))
+        text = f"{path}.role is {message.role[:40]!r}; it must be one of {known}."
+        raise BadRequest(text, param=f"{path}.role")
+    has_tool_calls = _present(message.tool_calls) or _present(message.function_call)
+    content = Raw(b"null") if message.content is UNSET else message.content
+    first = first_byte(content)
+    if first == b'"':
+        return Message(message.role, (cut_text(content),), 0, 0, has_tool_calls)
+    if first == b"[":
+        return _read_parts(message.role, content, f"{path}.content", has_tool_calls)
+    if first == b"n":
+        if message.role == "assistant":
+            return Message(message.role, (), 0, 0, has_tool_calls)
+        raise BadRequest(f"{path}.content is missing.", param=f"{path}.content", name="missing_field")
+    raise BadRequest(f"{path}.content must be a string or a list of parts.", param=f"{path}.content")
+
+
+def _present(value: Raw | UnsetType) -> bool:
+    return value is not UNSET and bytes(value) not in (b"null", b"[]")
+
+
+def _read_parts(role: str, content: Raw, path: str, has_tool_calls: bool) -> Message:
+    try:
+        parts = _parts.decode(content)
+    except msgspec.ValidationError as fault:
+        raise _schema_fault(str(fault).replace("at `$", f"at `$.{path}")) from None
+    texts: list[str] = []
+    images = image_bytes = 0
+    for i, part in enumerate(parts):
+        where = f"{path}[{i}]"
+        if part.type not in PART_TYPES:
+            known = ", ".join(sorted(PART_TYPES))
+            raise BadRequest(
+                f"{where}.type is {part.type[:40]!r}; it must be one of {known}.", param=f"{where}.type"
+            )
+        if part.type == "text":
+            if part.text is UNSET or first_byte(part.text) != b'"':
+                raise BadRequest(f"{where}.text must be a string.", param=f"{where}.text")
+            texts.append(cut_text(part.text))
+        elif part.type == "image_url":
+            image_bytes += check_image(part.image_url, f"{where}.image_url")
+            images += 1
+    return Message(role, tuple(texts), images, image_bytes, has_tool_calls)

@@ -1,0 +1,153 @@
+"""Local model servers are found over real loopback sockets, or left out in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from router.catalog.local import LocalServer
+from router.catalog.snapshot import Limits, Provider, Timeouts
+from router.upstream.discover import probe_local
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+PATIENT_S = 5.0
+
+
+def provider(port: int, *, name: str = "ollama", key_env: str | None = None) -> Provider:
+    return Provider(
+        name=name,
+        title=name,
+        base_url=f"http://127.0.0.1:{port}/v1",
+        key_env=key_env,
+        timeouts=Timeouts(),
+        limits=Limits(),
+        pays="none",
+        pay_to=None,
+        headers=(),
+    )
+
+
+class Server:
+    """Answer every request with one function and remember the request lines."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.requests: list[str] = []
+        self.port = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.requests.append(head.partition(b"\r\n")[0].decode())
+            await self.answer(writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client left, as it may
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(answer: Answer) -> AsyncIterator[Server]:
+    server = Server(answer)
+    listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listener.close()
+        await listener.wait_closed()
+
+
+def says(body: object, status: str = "200 OK", headers: str = "") -> Answer:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 {status}\r\ncontent-length: {len(raw)}\r\nconnection: close\r\n{headers}\r\n"
+        writer.write(head.encode() + raw)
+        await writer.drain()
+
+    return answer
+
+
+def test_a_server_says_its_models_and_their_context() -> None:
+    rows = [
+        {"id": "gpt-oss:20b", "object": "model"},
+        {"id": "qwen", "max_model_len": 32_768},
+        {"id": "phi", "meta": {"n_ctx": 4_096}},
+        {"id": "odd", "max_model_len": True},
+        {"name": "no id"},
+    ]
+
+    async def run() -> tuple[dict[str, LocalServer], list[str]]:
+        async with serving(says({"object": "list", "data": rows})) as server:
+            found = await probe_local([provider(server.port)], PATIENT_S, ports={server.port: "Ollama"})
+            return found, server.requests
+
+    found, requests = asyncio.run(run())
+    assert found == {
+        "ollama": LocalServer({"gpt-oss:20b": None, "qwen": 32_768, "phi": 4_096, "odd": None}),
+    }
+    assert requests == ["GET /v1/models HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        says({"error": "no"}, "404 Not Found"),
+        says({}, "302 Found", "location: /v1/models\r\n"),
+        says(b"<html>"),
+        says([1]),
+        says({"data": "x"}),
+        says(b"\xff\xfe"),
+    ],
+)
+def test_what_is_no_model_list_means_absent(answer: Answer) -> None:
+    async def run() -> tuple[dict[str, LocalServer], int]:
+        async with serving(answer) as server:
+            found = await probe_local([provider(server.port)], PATIENT_S, ports={server.port: "Ollama"})
+            return found, len(server.requests)
+
+    assert asyncio.run(run()) == ({}, 1)
+
+
+def test_a_closed_port_means_absent() -> None:
+    async def run() -> dict[str, LocalServer]:
+        async with serving(says({"data": []})) as server:
+            port = server.port
+        return await probe_local([provider(port)], PATIENT_S, ports={port: "Ollama"})
+
+    assert asyncio.run(run()) == {}
+
+
+def test_a_silent_server_holds_up_nobody() -> None:
+    """The silent one answers only once the probe is over, so waiting for it would never end."""
+
+    async def run() -> dict[str, LocalServer]:
+        over = asyncio.Event()
+
+        async def silent(writer: asyncio.StreamWriter) -> None:
+            await over.wait()
+
+        async with serving(silent) as mute, serving(says({"data": [{"id": "a"}]})) as quick:
+            providers = [provider(mute.port, name="vllm"), provider(quick.port)]
+            ports = {mute.port: "vLLM", quick.port: "Ollama"}
+            found = await probe_local(providers, 1.0, ports=ports)
+            over.set()
+            return found
+
+    assert asyncio.run(run()) == {"ollama": LocalServer({"a": None})}
+
+
+def test_only_keyless_providers_on_the_known_ports_are_asked() -> None:
+    async def run() -> tuple[dict[str, LocalServer], list[str]]:
+        async with serving(says({"data": []})) as server:
+            keyed = provider(server.port, key_env="SOME_KEY")
+            found = await probe_local([keyed], PATIENT_S, ports={server.port: "Ollama"})
+            found |= await probe_local([provider(server.port)], PATIENT_S, ports={server.port + 1: "Ollama"})
+            return found, server.requests
+
+    assert asyncio.run(run()) == ({}, [])

@@ -1,0 +1,209 @@
+"""The classifier: scikit-learn's numbers without scikit-learn, the same in every process, sensible."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from router.classifier.features import BUCKETS, SHAPES, row
+from router.classifier.model import ARTEFACT, LABELS, MEMO_SIZE, ArtefactFault, Classifier, joined
+from router.classifier.prompt import Prompt
+from router.classifier.training import CORPUS, matrix, read_examples
+
+CLASSIFIER = Classifier.load()
+PIECES = [
+    "fix",
+    "the bug",
+    "warum",
+    "函数",
+    "计算",
+    "を",
+    "書いて",
+    "한국어",
+    "ไทย",
+    "how many",
+    "def f(x):\n    return x\n",
+    "```",
+    "x == 1",
+    "3 + 4",
+    "\n- ",
+    "src/app.py",
+    "ошибка",
+    "γιατί",
+    "लिखो",
+    "אבג",
+    "مرحبا",
+    "�",
+    "🙂",
+    "?",
+    "A",
+    "",
+]
+
+
+def arbitrary_texts(count: int) -> list[str]:
+    chance = random.Random(7)
+    texts = [" ".join(chance.choices(PIECES, k=chance.randint(0, 60))) for _ in range(count)]
+    return [*texts, "", " ", "x" * 50_000, "字" * 9_000, "a b " * 9_000, "\x00\x01", "ok", "谢谢"]
+
+
+def test_probabilities_are_scikit_learns() -> None:
+    with np.load(ARTEFACT / "weights.npz", allow_pickle=False) as arrays:
+        coef, intercept, idf = (arrays[name].astype(np.float64) for name in ("coef", "intercept", "idf"))
+    estimator = LogisticRegression()
+    estimator.classes_ = np.arange(len(LABELS))
+    estimator.coef_, estimator.intercept_ = np.ascontiguousarray(coef.T), intercept
+    texts = [joined(example.prompt) for example in read_examples([CORPUS])] + arbitrary_texts(400)
+    expected = estimator.predict_proba(matrix([row(text) for text in texts], idf))
+    for text, probabilities in zip(texts, expected, strict=True):
+        given_ = CLASSIFIER.classify(Prompt(text)).probabilities
+        assert [given_[label] for label in LABELS] == pytest.approx(probabilities.tolist(), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=300), st.text(max_size=60))
+def test_probabilities_sum_to_one(text: str, context: str) -> None:
+    answer = CLASSIFIER.classify(Prompt(text, context))
+    assert sum(answer.probabilities.values()) == pytest.approx(1.0, abs=1e-12)
+    assert answer.confidence == answer.probabilities[answer.category] == max(answer.probabilities.values())
+
+
+def test_features_have_their_declared_shape() -> None:
+    for text in arbitrary_texts(50):
+        features = row(text)
+        assert features.shape.shape == (SHAPES,)
+        assert np.isfinite(features.shape).all()
+        assert (np.diff(features.columns) > 0).all()
+        assert features.counts.sum() < 10_000
+        assert not len(features.columns) or features.columns[-1] < BUCKETS
+
+
+PROGRAM = """
+import json, sys
+from router.classifier.model import Classifier
+from router.classifier.prompt import Prompt
+classifier = Classifier.load()
+texts = json.loads(sys.argv[1])
+print(json.dumps([classifier.classify(Prompt(text)).probabilities for text in texts]))
+print(json.dumps([name for name in sys.modules if name.split(".")[0] in ("sklearn", "scipy", "joblib")]))
+"""
+
+
+def test_every_process_agrees_and_none_imports_scikit_learn() -> None:
+    texts = ["Fix the bug in my parser", "为什么天空是蓝色的", "hola, ¿qué tal?", "prove that 2 is prime"]
+    printed = []
+    for seed in ("0", "1", "4711"):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, json.dumps(texts)],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        printed.append(done.stdout.splitlines())
+    assert printed[0] == printed[1] == printed[2]
+    assert json.loads(printed[0][0]) == [CLASSIFIER.classify(Prompt(text)).probabilities for text in texts]
+    assert json.loads(printed[0][1]) == []
+
+
+CLEAR = {
+    "coding": [
+        "Write a Python function that merges two sorted lists",
+        "My Dockerfile fails at pip install with exit code 1, what is wrong?",
+        "Refactor src/server.ts to use async/await and add unit tests",
+        "SELECT name FROM users WHERE age > 30; make this query faster",
+        "Schreibe eine Funktion in Java, die eine Liste sortiert",
+        "Escribe una función en JavaScript que valide un correo",
+        "Écris un script bash qui renomme tous les fichiers d'un dossier",
+        "写一个Python函数，判断字符串是否是回文",
+        "Напиши функцию на Go, которая читает файл построчно",
+        "リストを並べ替えるPythonの関数を書いて",
+    ],
+    "reasoning": [
+        "Prove that the sum of two odd integers is even",
+        "A tank fills in 3 hours and drains in 5. With both open, how long does it take to fill?",
+        "Compare leasing and buying a van for a small bakery and recommend one, with trade-offs.",
+        "If all bloops are razzies and some razzies are lazzies, must some bloops be lazzies? Why?",
+        "Estimate how many piano tuners work in Chicago, state your assumptions.",
+        "Ein Zug fährt um 8 Uhr mit 80 km/h los, ein zweiter um 9 Uhr mit 120 km/h. Wann holt er ihn ein?",
+        "Une urne contient 5 boules rouges et 7 bleues. Quelle est la probabilité d'en tirer deux rouges ?",
+        "小明有24个苹果，分给3个朋友，每人得到相同的数量后又买了5个，他现在有多少个？",
+        "У Маши было 12 яблок, она отдала треть брату, потом купила ещё 7. Сколько яблок у неё стало?",
+        "Solve for x: 3x^2 - 12x + 9 = 0, and justify each step",
+    ],
+    "simple": [
+        "What is the capital of Portugal?",
+        "Translate 'good night' into Spanish",
+        "Remind me to call my mother at six",
+        "Hi, how are you today?",
+        "Write a short birthday greeting for my aunt",
+        "Wie spät ist es in Tokio?",
+        "¿Quién pintó la Mona Lisa?",
+        "你好，今天天气怎么样？",
+        "Спасибо!",
+        "Give me a recipe for pancakes",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("label", "text"), [(label, text) for label, texts in CLEAR.items() for text in texts]
+)
+def test_clear_requests(label: str, text: str) -> None:
+    assert CLASSIFIER.classify(Prompt(text)).category == label
+
+
+def test_a_follow_up_is_classified_with_its_task() -> None:
+    task = "Write a Python function that merges two sorted lists"
+    assert CLASSIFIER.classify(Prompt("continue", task)).category == "coding"
+
+
+def test_explain_names_the_words_that_decide() -> None:
+    strongest = CLASSIFIER.explain(Prompt("Write a Python function that merges two sorted lists"))
+    coding = {word: weight for word, category, weight in strongest if category == "coding"}
+    assert coding["python"] > 0
+    assert coding["concept:function"] > 0
+    assert {category for _, category, _ in strongest} == set(LABELS)
+    assert CLASSIFIER.explain(Prompt("")) == []
+    assert any(word == "函数" for word, _, _ in CLASSIFIER.explain(Prompt("函数")))
+
+
+def test_the_memo_is_bounded_and_changes_nothing() -> None:
+    classifier = Classifier.load()
+    first = classifier.classify(Prompt("number 0"))
+    for number in range(MEMO_SIZE + 10):
+        classifier.classify(Prompt(f"number {number}"))
+    assert len(classifier._memo) == MEMO_SIZE
+    assert classifier.classify(Prompt("number 0")) == first
+
+
+def test_a_missing_or_foreign_artefact_names_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactFault, match=r"router train --out"):
+        Classifier.load(tmp_path)
+    facts = json.loads((ARTEFACT / "model.json").read_text("utf-8"))
+    (tmp_path / "model.json").write_text(json.dumps(facts | {"features": "00000000"}), "utf-8")
+    (tmp_path / "weights.npz").write_bytes((ARTEFACT / "weights.npz").read_bytes())
+    with pytest.raises(ArtefactFault, match="other features"):
+        Classifier.load(tmp_path)
+    (tmp_path / "weights.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(ArtefactFault, match="no usable classifier"):
+        Classifier.load(tmp_path)
+
+
+def test_the_shipped_facts_meet_the_targets() -> None:
+    facts = CLASSIFIER.facts
+    measured = facts["leave_sources_out"]
+    assert measured["accuracy"] >= 0.70
+    assert measured["macro_f1"] >= 0.68
+    assert measured["ece"] <= 0.05
+    assert not any(source["licence"].startswith("CC-BY-SA") for source in facts["sources"])
+    assert sum(path.stat().st_size for path in ARTEFACT.iterdir()) < 4_000_000

@@ -1,0 +1,130 @@
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from router.access.keys import well_formed
+from router.cli.keys import keys
+from router.cli.ledger import ledger
+from router.ledger.sqlite import FILE
+
+
+def run(data: Path, group: click.Group, *arguments: str) -> Result:
+    result = CliRunner().invoke(group, [*arguments, "--data", str(data)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def created(data: Path, *options: str) -> dict[str, str]:
+    made: dict[str, str] = json.loads(run(data, keys, "create", "--name", "me", "--json", *options).stdout)
+    return made
+
+
+def test_create_before_the_first_start_makes_a_private_folder(tmp_path: Path) -> None:
+    data = tmp_path / "new" / "data"
+    result = run(data, keys, "create", "--name", "me", "--credit", "12.5", "--json")
+    assert result.exit_code == 0
+    assert '"credit_usd":12.5}' in result.stdout
+    made = json.loads(result.stdout)
+    assert set(made) == {"id", "key", "name", "credit_usd"}
+    assert well_formed(made["key"])
+    assert data.stat().st_mode & 0o777 == 0o700
+    assert (data / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_key_is_alone_on_its_line(tmp_path: Path) -> None:
+    lines = run(tmp_path, keys, "create", "--name", "me").stdout.splitlines()
+    assert [line for line in lines if well_formed(line)]
+
+
+def test_credit_is_null_where_none_is_needed(tmp_path: Path) -> None:
+    assert created(tmp_path)["credit_usd"] is None
+
+
+def test_list_topup_and_revoke(tmp_path: Path) -> None:
+    made = created(tmp_path, "--credit", "1", "--rpm", "10", "--models", "a/*", "--models", "b/*")
+    assert run(tmp_path, keys, "topup", made["id"], "0.5", "--reference", "r1").exit_code == 0
+    again = run(tmp_path, keys, "topup", made["id"], "0.5", "--reference", "r1")
+    assert "booked before" in again.stdout
+    assert run(tmp_path, keys, "revoke", made["id"]).exit_code == 0
+    (listed,) = json.loads(run(tmp_path, keys, "list", "--json").stdout)
+    assert listed["credit_usd"] == 1.5
+    assert listed["rpm"] == 10
+    assert listed["models"] == ["a/*", "b/*"]
+    assert listed["state"] == "revoked"
+    assert "key" not in listed
+    shown = run(tmp_path, keys, "list").stdout
+    assert made["id"] in shown
+    assert made["key"] not in shown
+
+
+def test_an_empty_list_says_how_to_make_a_key(tmp_path: Path) -> None:
+    assert "router keys create" in run(tmp_path, keys, "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("create", "--name", "me", "--credit", "abc"), "not an amount in USD"),
+        (("create", "--name", "me", "--credit=-5"), "cannot be negative"),
+        (("create", "--name", "me", "--rpm", "0"), "--rpm"),
+        (("create", "--name", ""), "needs a name"),
+        (("create", "--name", "me", "--expires", "soon"), "--expires"),
+        (("topup", "key_x", "5"), "router keys list"),
+        (("revoke", "key_x"), "router keys list"),
+    ],
+)
+def test_mistakes_end_with_a_message(tmp_path: Path, arguments: tuple[str, ...], why: str) -> None:
+    result = run(tmp_path, keys, *arguments)
+    assert result.exit_code != 0
+    assert why in result.output
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(tmp_path / "file" / "data", keys, "list")
+    assert result.exit_code == 1
+    assert "ROUTER_DATA" in result.output
+
+
+def test_the_environment_names_the_folder(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        keys, ["create", "--name", "me"], env={"ROUTER_DATA": str(tmp_path / "there")}
+    )
+    assert result.exit_code == 0
+    assert (tmp_path / "there" / FILE).exists()
+
+
+def test_export_and_check(tmp_path: Path) -> None:
+    made = created(tmp_path, "--credit", "5")
+    (line,) = run(tmp_path, ledger, "export", "--json").stdout.splitlines()
+    row = json.loads(line)
+    assert list(row) == [
+        "request_id",
+        "client_request_id",
+        "account",
+        "kind",
+        "amount_nusd",
+        "upstream_cost_nusd",
+        "balance_after_nusd",
+        "prompt_tokens",
+        "completion_tokens",
+        "model",
+        "provider",
+        "catalog",
+        "estimated",
+        "idempotency_key",
+        "created_at",
+    ]
+    assert (row["account"], row["kind"], row["amount_nusd"]) == (made["id"], "topup", 5_000_000_000)
+    assert "topup" in run(tmp_path, ledger, "export").stdout
+    assert run(tmp_path, ledger, "check").exit_code == 0
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
+        connection.execute("UPDATE accounts SET balance_nusd = balance_nusd + 1")
+    tampered = run(tmp_path, ledger, "check")
+    assert tampered.exit_code == 1
+    assert "5.000000001" in tampered.output

@@ -1,0 +1,230 @@
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.access.keys import Keys, NewKey, authorization_of, key_text, well_formed
+from router.catalog.snapshot import Limits
+from router.errors import InvalidKey, NotFound, Unavailable
+from router.ledger.books import check
+from router.ledger.keystore import KeyStore
+from router.ledger.sqlite import FILE, Database
+
+NOON_S = 1_793_534_400.0  # 2026-11-01T12:00:00Z
+
+
+@dataclass
+class Clock:
+    now_s: float = NOON_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(tmp_path / "data" / FILE)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keys(database: Database, clock: Clock) -> Keys:
+    return Keys(KeyStore(database), clock=clock, monotonic=clock)
+
+
+def bearer(text: str) -> bytes:
+    return b"Bearer " + text.encode()
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_every_key_has_one_form_and_a_right_checksum(entropy: bytes) -> None:
+    text = key_text(entropy)
+    assert len(text) == 52
+    assert well_formed(text)
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(3, 51), st.sampled_from("0aZ"))
+def test_a_mistyped_key_is_recognised(entropy: bytes, at: int, typed: str) -> None:
+    text = key_text(entropy)
+    mistyped = text[:at] + typed + text[at + 1 :]
+    assert well_formed(mistyped) == (mistyped == text)
+
+
+def test_a_key_is_found_by_its_text_and_stored_only_as_a_digest(keys: Keys, database: Database) -> None:
+    text, made = keys.create(
+        NewKey("me", 5_000_000_000, Limits(concurrency=2, rpm=60, tpm=10_000), models=("deepseek/*",))
+    )
+    assert keys.lookup(text) == made
+    assert made.limits == Limits(concurrency=2, rpm=60, tpm=10_000)
+    assert made.allows("deepseek/deepseek-v3.2")
+    assert not made.allows("openai/gpt-5")
+    dump = "\n".join(database.connection.iterdump())
+    assert made.id in dump
+    assert text not in dump
+    assert text[10:40] not in dump
+
+
+def test_a_checksum_fault_does_not_touch_the_database(database: Database, clock: Clock) -> None:
+    keys = Keys(KeyStore(database), clock=clock, monotonic=clock)
+    text, _ = keys.create(NewKey("me"))
+    database.connection.close()
+    wrong = text[:-1] + ("1" if text[-1] != "1" else "2")
+    assert keys.lookup(wrong) is None
+    with pytest.raises(Unavailable):
+        keys.lookup(text)
+
+
+@pytest.mark.parametrize("access", ["open", "paid"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Bearer rk_" + b"a" * 49,
+        b"Bearer sk-proj-123",
+        b"Bearer " + b"x" * 100_000,
+        b"Bearer ' OR 1=1 --",
+        b"Bearer a\r\nx-evil: 1",
+        b"Bearer \xff\xfe",
+        b"Bearer unused, Bearer unused",
+        b"Basic dXNlcjpwYXNz",
+        b"rk_nothing",
+        b"Payment abc",
+    ],
+)
+def test_what_is_no_key_of_ours_is_refused(keys: Keys, header: bytes, access: str) -> None:
+    with pytest.raises(InvalidKey) as caught:
+        keys.identify(header, "paid" if access == "paid" else "open")
+    assert "Invalid API key" in caught.value.message
+    assert "Incorrect API key provided" in caught.value.message
+    assert caught.value.status == 401
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        b"Bearer unused",
+        b"bearer none",
+        b"Bearer EMPTY",
+        b"Bearer sk-no-key-required",
+    ],
+)
+def test_no_key_and_placeholders(keys: Keys, header: bytes | None) -> None:
+    caller = keys.identify(header, "open")
+    assert (caller.account, caller.key, caller.require_credit) == ("open", None, False)
+    with pytest.raises(InvalidKey, match="router keys create --name me --credit 5"):
+        keys.identify(header, "paid")
+
+
+def test_who_needs_credit(keys: Keys) -> None:
+    plain, plain_key = keys.create(NewKey("plain"))
+    prepaid, _ = keys.create(NewKey("prepaid", credit_nusd=0))
+    assert not keys.identify(bearer(plain), "open").require_credit
+    assert keys.identify(bearer(plain), "paid").require_credit
+    assert keys.identify(bearer(prepaid), "open").require_credit
+    assert keys.identify(bearer(prepaid), "paid").require_credit
+    assert keys.identify(bearer(plain), "open").account == plain_key.id
+
+
+def test_doubled_headers_are_one_that_is_not_valid(keys: Keys) -> None:
+    text, _ = keys.create(NewKey("me"))
+    one = (b"authorization", bearer(text))
+    assert authorization_of([(b"host", b"x")]) is None
+    assert keys.identify(authorization_of([one]), "paid").key
+    with pytest.raises(InvalidKey):
+        keys.identify(authorization_of([one, one]), "open")
+
+
+def test_a_revocation_by_another_process_is_seen_within_a_second(
+    keys: Keys, clock: Clock, database: Database
+) -> None:
+    text, made = keys.create(NewKey("me"))
+    assert keys.identify(bearer(text), "open").key == made
+    with closing(Database(database.path)) as other:
+        Keys(KeyStore(other), clock=clock, monotonic=clock).revoke(made.id)
+    clock.now_s += 1.0
+    with pytest.raises(InvalidKey):
+        keys.identify(bearer(text), "open")
+
+
+def test_our_own_revocation_is_seen_at_once(keys: Keys) -> None:
+    text, made = keys.create(NewKey("me"))
+    assert keys.identify(bearer(text), "open").key
+    keys.revoke(made.id)
+    with pytest.raises(InvalidKey):
+        keys.identify(bearer(text), "open")
+    with pytest.raises(NotFound, match="was revoked"):
+        keys.revoke(made.id)
+
+
+def test_a_key_works_through_its_last_day(keys: Keys, clock: Clock) -> None:
+    text, made = keys.create(NewKey("me", last_day=date(2026, 11, 1)))
+    assert made.expires_at == "2026-11-02T00:00:00.000Z"
+    clock.now_s = NOON_S + 12 * 3600 - 1
+    assert keys.identify(bearer(text), "open").key
+    clock.now_s = NOON_S + 12 * 3600
+    with pytest.raises(InvalidKey, match="expired"):
+        keys.identify(bearer(text), "open")
+
+
+def test_topups_are_booked_once_and_make_a_key_prepaid(keys: Keys, clock: Clock, database: Database) -> None:
+    text, made = keys.create(NewKey("me"))
+    assert keys.topup(made.id, 5, source="shop", external_id="1") == (True, 5)
+    assert keys.topup(made.id, 5, source="shop", external_id="1") == (False, 5)
+    assert keys.topup(made.id, 5, source="bank", external_id="1") == (True, 10)
+    clock.now_s += 1
+    assert keys.identify(bearer(text), "open").require_credit
+    assert check(database) == []
+
+
+@pytest.mark.parametrize("amount", [0, -1])
+def test_a_topup_adds(keys: Keys, amount: int) -> None:
+    _, made = keys.create(NewKey("me"))
+    with pytest.raises(ValueError, match="more than 0"):
+        keys.topup(made.id, amount, source="shop", external_id="1")
+
+
+def test_unknown_ids_are_named(keys: Keys) -> None:
+    with pytest.raises(NotFound, match="router keys list"):
+        keys.topup("key_x", 1, source="shop", external_id="1")
+    with pytest.raises(NotFound, match="router keys list"):
+        keys.revoke("key_x")
+
+
+@pytest.mark.parametrize(
+    ("new", "why"),
+    [
+        (NewKey(" "), "name"),
+        (NewKey("a\nb"), "name"),
+        (NewKey("a" * 101), "name"),
+        (NewKey("a", credit_nusd=-1), "credit"),
+        (NewKey("a", budget_day_nusd=-1), "budget a day"),
+        (NewKey("a", limits=Limits(rpm=0)), "rpm"),
+    ],
+)
+def test_senseless_keys_are_refused_and_leave_nothing(keys: Keys, new: NewKey, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        keys.create(new)
+    assert keys.list() == []
+
+
+def test_the_list_shows_each_key_with_its_account(keys: Keys) -> None:
+    _, first = keys.create(NewKey("first", credit_nusd=7, budget_month_nusd=3))
+    _, second = keys.create(NewKey("second"))
+    found = {key.id: account for key, account in keys.list()}
+    assert set(found) == {first.id, second.id}
+    assert found[first.id].balance_nusd == 7
+    assert found[first.id].budget_month_nusd == 3

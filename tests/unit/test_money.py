@@ -1,0 +1,86 @@
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.ledger.money import MAX_NUSD, cost_pusd_to_nusd, nusd_to_usd, usd_to_nusd
+
+amounts = st.integers(min_value=-MAX_NUSD, max_value=MAX_NUSD)
+
+
+@given(amounts)
+def test_text_and_integer_are_the_same_amount(nusd: int) -> None:
+    assert usd_to_nusd(nusd_to_usd(nusd)) == nusd
+
+
+@given(amounts)
+def test_text_is_a_json_number_of_exactly_that_value(nusd: int) -> None:
+    text = nusd_to_usd(nusd)
+    assert json.loads(text, parse_float=Decimal, parse_int=Decimal) * 10**9 == nusd
+    assert "e" not in text.lower()
+
+
+@given(st.decimals(min_value=-9_000_000_000, max_value=9_000_000_000, places=9))
+def test_nine_decimals_are_exact(usd: Decimal) -> None:
+    assert usd_to_nusd(f"{usd:f}") == int(usd * 10**9)
+
+
+@given(st.integers(min_value=0, max_value=10**30))
+def test_a_cost_is_rounded_up_by_less_than_a_nano_dollar(pusd: int) -> None:
+    assert 0 <= cost_pusd_to_nusd(pusd) * 1_000 - pusd < 1_000
+
+
+@pytest.mark.parametrize(
+    ("text", "nusd"),
+    [
+        ("5", 5_000_000_000),
+        ("0.25", 250_000_000),
+        ("+1", 1_000_000_000),
+        ("-0.000000001", -1),
+        ("1e-7", 100),
+        ("1E2", 100_000_000_000),
+        ("0.1000000000000", 100_000_000),
+        ("9223372036.854775807", MAX_NUSD),
+    ],
+)
+def test_what_people_write(text: str, nusd: int) -> None:
+    assert usd_to_nusd(text) == nusd
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "not an amount"),
+        ("NaN", "not an amount"),
+        ("Infinity", "not an amount"),
+        ("$5", "not an amount"),
+        ("1_000", "not an amount"),
+        ("1,5", "not an amount"),
+        (" 5", "not an amount"),
+        ("5\n", "not an amount"),
+        ("٥", "not an amount"),
+        ("1e999", "not an amount"),
+        ("9" * 50, "not an amount"),
+        ("0.0000000001", "finer than a nano-dollar"),
+        ("1e-10", "finer than a nano-dollar"),
+        ("9223372036.854775808", "beyond"),
+        ("1e99", "beyond"),
+    ],
+)
+def test_what_is_refused_says_why(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        usd_to_nusd(text)
+
+
+@pytest.mark.parametrize(
+    ("nusd", "text"), [(0, "0"), (123_456, "0.000123456"), (12_500_000_000, "12.5"), (-1, "-0.000000001")]
+)
+def test_printing(nusd: int, text: str) -> None:
+    assert nusd_to_usd(nusd) == text
+
+
+def test_a_negative_cost_is_refused() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        cost_pusd_to_nusd(-1)
