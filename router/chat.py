@@ -29,6 +29,7 @@ from router.catalog.snapshot import Snapshot
 from router.decider import Decider
 from router.errors import InternalError, RouterError, UpstreamTimeout
 from router.ledger.ledger import Ledger
+from router.limits import Place
 from router.places import Places
 from router.routing.decide import Decision
 from router.routing.explain import record, refusal
@@ -148,11 +149,10 @@ class Chat:
         except TimeoutError:
             raise UpstreamTimeout("No upstream answered in time.") from None
         finally:
-            await settle(rooms.ledger, walk)  # 10
-            used = None if walk.bill is None else walk.bill.tokens.prompt + walk.bill.tokens.completion
-            for place in (walk.place, key_place):
-                if place is not None:
-                    place.leave(used or 0)
+            try:
+                await settle(rooms.ledger, walk)  # 10
+            finally:  # a client can leave while storage makes the end wait; its places must not stay taken
+                _leave(walk, key_place)
 
     def _begin(self, incoming: Incoming) -> Walk:
         return Walk(incoming.request_id, incoming.client_request_id, incoming.began_s, self._rooms.now())
@@ -203,6 +203,14 @@ class Chat:
             if answer.fault is not None:
                 walk.outcome = answer.fault.name
             await answer.aclose()
+
+
+def _leave(walk: Walk, key_place: Place | None) -> None:
+    """Give the places back, with the tokens that were really used."""
+    used = 0 if walk.bill is None else walk.bill.tokens.prompt + walk.bill.tokens.completion
+    for place in (walk.place, key_place):
+        if place is not None:
+            place.leave(used)
 
 
 _JSON = (b"content-type", b"application/json")

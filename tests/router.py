@@ -17,6 +17,7 @@ from typing import Any, Self
 import uvicorn
 import uvloop
 
+from router.api.protocol import BoundedProtocol
 from router.app import World, create_app
 from router.running import RunningCatalog, Sources
 from router.settings import Settings
@@ -116,7 +117,12 @@ class RouterServer:
         async def serve() -> None:
             app = create_app(self.settings, self.catalog, self._world)
             config = uvicorn.Config(
-                app, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                timeout_graceful_shutdown=5,
             )
             self._server = _Server(config, self._ready)
             await self._server._serve(sockets=[self._socket])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -18,6 +19,8 @@ from router.errors import BadRequest, ErrorCodeStyle, InternalError, MethodNotAl
 _log = logging.getLogger("router.api")
 _MAX_REQUEST_ID_CHARS = 128
 _JSON = (b"content-type", b"application/json")
+_LINGER_S = 2.0
+_LINGER_BYTES = 128 * 2**20
 
 
 class ClientGone(Exception):
@@ -104,7 +107,7 @@ def too_large(limit_bytes: int) -> TooLarge:
 
 
 async def answer_error(
-    client: AsgiClient, error: RouterError, incoming: Incoming, style: ErrorCodeStyle
+    client: AsgiClient, error: RouterError, incoming: Incoming, style: ErrorCodeStyle, receive: Receive
 ) -> None:
     """Send an error as the whole answer."""
     body = error.body(style)
@@ -116,10 +119,27 @@ async def answer_error(
     ]
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", b"POST"))
-    if isinstance(error, TooLarge):
-        headers.append((b"connection", b"close"))  # what is left of the body is not worth reading
-    await client.start(error.status, headers)
-    await client.send(body, more=False)
+    if not isinstance(error, TooLarge):
+        await client.start(error.status, headers)
+        await client.send(body, more=False)
+        return
+    # What is left of the body is not worth reading, but a client that still writes would see a reset in
+    # place of the answer: it has the whole answer now, and a moment to read it.
+    await client.start(error.status, [*headers, (b"connection", b"close")])
+    await client.send(body, more=True)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            await _discard(receive)
+    await client.send(b"", more=False)
+
+
+async def _discard(receive: Receive) -> None:
+    left = _LINGER_BYTES
+    while left > 0:
+        message = await receive()
+        if message["type"] != "http.request" or not message["more_body"]:
+            return
+        left -= len(message["body"])
 
 
 async def serve_post(
@@ -145,7 +165,7 @@ async def serve_post(
         watcher = asyncio.ensure_future(_watch(receive, client, asyncio.current_task()))
         await handle(incoming.with_body(body), client)
     except RouterError as error:
-        await _answer_late(client, error, incoming, style)
+        await _answer_late(client, error, incoming, style, receive)
     except ClientGone:
         return
     except asyncio.CancelledError:
@@ -156,21 +176,21 @@ async def serve_post(
     except Exception:  # noqa: BLE001 - answers for the request
         _log.exception("request %s failed", incoming.request_id)
         broken = InternalError(f"Something broke in the router; its log knows it as {incoming.request_id}.")
-        await _answer_late(client, broken, incoming, style)
+        await _answer_late(client, broken, incoming, style, receive)
     finally:
         if watcher is not None:
             watcher.cancel()
 
 
 async def _answer_late(
-    client: AsgiClient, error: RouterError, incoming: Incoming, style: ErrorCodeStyle
+    client: AsgiClient, error: RouterError, incoming: Incoming, style: ErrorCodeStyle, receive: Receive
 ) -> None:
     """Answer with an error, or cut the connection when the answer has begun: it must not look whole."""
     if client.ended:
         return
     if client.started:
         raise ConnectionAbortedError(f"request {incoming.request_id} failed in the middle of its answer")
-    await answer_error(client, error, incoming, style)
+    await answer_error(client, error, incoming, style, receive)
 
 
 async def _watch(receive: Receive, client: AsgiClient, task: asyncio.Task[None] | None) -> None:

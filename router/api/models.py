@@ -11,6 +11,7 @@ from litestar.params import FromPath
 
 from router.catalog.snapshot import CATEGORIES, Limits, Model, Offer, Price, Snapshot
 from router.chat import CatalogSource
+from router.errors import ModelNotAvailable
 from router.routing.need import PREFIXES, unknown_model
 
 _PUSD_PER_USD = 1_000_000_000_000
@@ -40,9 +41,17 @@ def model_routes(catalog: CatalogSource) -> list[HTTPRouteHandler]:
         for entry in served(catalog.current):
             if entry["id"] == name:
                 return _json(entry)
-        raise unknown_model(name, catalog.current)
+        model = catalog.current.models.get(name)
+        raise unknown_model(name, catalog.current) if model is None else _not_available(model)
 
     return [list_models, one_model]
+
+
+def _not_available(model: Model) -> ModelNotAvailable:
+    ways = dict.fromkeys(offer.unusable for offer in model.offers if offer.unusable is not None)
+    return ModelNotAvailable(
+        f"The model {model.id} has no usable offer: {'; or '.join(ways)}.", param="model"
+    )
 
 
 def served(catalog: Snapshot) -> list[dict[str, Any]]:

@@ -265,7 +265,7 @@ def _offer(model_id: str, head: ModelHead, table: OfferTable, world: World) -> O
 def _unusable(head: ModelHead, table: OfferTable, world: World) -> str | None:
     """Say in one sentence what keeps an offer from being used; None when nothing does."""
     if not table.enabled:
-        return "disabled in the catalog"
+        return "set enabled = true in its catalog file"
     if head.retires is not None and head.retires <= world.today:
         return f"retired on {head.retires}"
     provider = world.providers[table.provider]

@@ -66,13 +66,10 @@ def _apply(rule: PriceRule, price: Price) -> Price:
 
 def cost_nusd(price: Price, tokens: Tokens, ppm: int = _PPM) -> int:
     """Return what the tokens cost in nano-USD, times `ppm` millionths, rounded up once."""
-    plain = tokens.prompt - tokens.cached - tokens.written
-    pusd = (
-        plain * price.input
-        + tokens.cached * price.cache_read
-        + tokens.written * price.cache_write
-        + tokens.completion * price.output
-    )
+    pusd = tokens.prompt * price.input + tokens.completion * price.output
+    if tokens.cached or tokens.written:
+        pusd += tokens.cached * (price.cache_read - price.input)
+        pusd += tokens.written * (price.cache_write - price.input)
     return -(-pusd * ppm // (_PPM * _PUSD_PER_NUSD))
 
 
@@ -80,4 +77,5 @@ def charge_nusd(offer: Offer, policy: Policy, at: datetime, tokens: Tokens) -> i
     """Return the customer's charge: the offer's own `charge`, else its price times the policy's markup."""
     if offer.charge is not None:
         return cost_nusd(offer.charge, tokens)
-    return cost_nusd(price_at(offer, at, tokens.prompt), tokens, policy.markup_ppm)
+    price = price_at(offer, at, tokens.prompt) if offer.when else offer.price
+    return cost_nusd(price, tokens, policy.markup_ppm)

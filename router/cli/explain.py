@@ -28,7 +28,7 @@ _WAYS_SHOWN = 5
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("--body", type=click.File("rb"), help="A whole chat request as JSON, - for standard input.")
-@click.option("--model", default="auto", show_default=True, help="What the request asks for.")
+@click.option("--model", help="What the request asks for; default auto.")
 @click.option("--mode", type=click.Choice(MODES), help="nitro is the fastest, floor the cheapest.")
 @click.option("--json", "as_json", is_flag=True, help="The record as JSON, as POST /v1/route answers it.")
 @click.option("--all-losers", is_flag=True, help="Show every loser; without, the first 15.")
@@ -38,7 +38,7 @@ _WAYS_SHOWN = 5
 def explain(
     prompt: str | None,
     body: Any,
-    model: str,
+    model: str | None,
     mode: str | None,
     as_json: bool,
     all_losers: bool,
@@ -51,10 +51,10 @@ def explain(
 
     from router.errors import RouterError
 
-    if prompt is not None and body is not None:
-        raise click.UsageError("give a prompt or --body, not both")
+    if body is not None and (prompt is not None or model is not None):
+        raise click.UsageError("--body is the whole request: give no prompt and no --model beside it")
     settings = settings_of(config, catalog=catalog)
-    raw = body.read() if body is not None else _body(prompt, model)
+    raw = body.read() if body is not None else _body(prompt, model or "auto")
     try:
         said = explained(settings, raw, mode, any_key)
     except RouterError as error:
@@ -73,6 +73,8 @@ def _body(prompt: str | None, model: str) -> bytes:
         if prompt is None and sys.stdin.isatty():
             raise click.UsageError('give a prompt: router explain "What is the capital of France?"')
         prompt = sys.stdin.read()
+    if not prompt.strip():
+        raise click.UsageError("the prompt is empty")
     return json.dumps({"model": model, "messages": [{"role": "user", "content": prompt}]}).encode()
 
 

@@ -100,6 +100,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -> None:
     import uvicorn
 
+    from router.api.protocol import BoundedProtocol
     from router.app import create_app
     from router.errors import RouterError
     from router.telemetry.log import configure_logging
@@ -112,7 +113,7 @@ def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from router.catalog.price import Tokens, charge_nusd
 from router.catalog.snapshot import Category, Model, Offer, Policy, Snapshot
 from router.routing.need import Need
@@ -55,8 +57,7 @@ class Live:
     blocked: Mapping[tuple[str, str], Blocked] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """An offer that passed every filter; `max_nusd` is the worst-case charge, which is what is held."""
 
     model: Model
@@ -88,13 +89,19 @@ class Decision:
     live: str
     reason: str
     candidates: tuple[Candidate, ...]
-    losers: tuple[Loser, ...]
+    refused: tuple[Loser, ...]
     blocked: tuple[Blocked, ...]
+    band_floor: float
 
     @property
     def chosen(self) -> Candidate | None:
         """Return the winner, None when nothing fits."""
         return self.candidates[0] if self.candidates else None
+
+    @property
+    def losers(self) -> tuple[Loser, ...]:
+        """Return every offer that was not chosen; made on demand, since serving reads none of it."""
+        return (*self.refused, *_outdone(self.candidates, self.band_floor, self.need))
 
 
 def decide(need: Need, categorised: Categorised, catalog: Snapshot, live: Live, policy: Policy) -> Decision:
@@ -114,9 +121,16 @@ def decide(need: Need, categorised: Categorised, catalog: Snapshot, live: Live, 
         first, rest = ranked[:1], ranked[1:]
         reason = reason if first else "fallback_list"
         ranked = [*first, *(c for c in listed if c not in first), *(c for c in rest if c not in listed)]
-    losers = (*field_.losers.values(), *_outdone(ranked, categorised, need, policy))
     return Decision(
-        need, categorised, catalog.revision, live.id, reason, tuple(ranked), losers, tuple(field_.blocked)
+        need,
+        categorised,
+        catalog.revision,
+        live.id,
+        reason,
+        tuple(ranked),
+        tuple(field_.losers.values()),
+        tuple(field_.blocked),
+        _band_floor(ranked, categorised, need, policy),
     )
 
 
@@ -129,6 +143,9 @@ class _Field:
         self.live = live
         self.policy = policy
         self.output_tokens = expected_output_tokens(need, categorised, policy)
+        # Offers share a few windows and outputs, so both counts of tokens are made once for each.
+        self.expected: dict[int, Tokens] = {}
+        self.worst: dict[tuple[int, int, bool], Tokens] = {}
         self.candidates: list[Candidate] = []
         self.losers: dict[tuple[str, str, str], Loser] = {}
         self.blocked: list[Blocked] = []
@@ -144,72 +161,82 @@ class _Field:
             for offer in model.offers:
                 if local and not offer.local:
                     continue
-                key = (offer.model, *offer.key)
-                loser = _refuse(
-                    self.need, self.categorised, model, offer, self.output_tokens, rated and quality is None
-                )
-                if loser is None:
+                unrated = rated and quality is None
+                refusal = _refuse(self.need, self.categorised, offer, self.output_tokens, unrated)
+                if refusal is None:
                     candidate = self._price(model, offer, quality)
-                    loser = self._refuse_now(candidate)
-                    if loser is None:
-                        self.losers.pop(key, None)
+                    refusal = self._refuse_now(candidate)
+                    if refusal is None:
+                        if self.losers:
+                            self.losers.pop((offer.model, *offer.key), None)
                         new.append(candidate)
                         continue
-                self.losers[key] = loser
+                self.losers[(offer.model, *offer.key)] = Loser(offer.model, offer.provider, *refusal)
         self.candidates.extend(new)
         return new
 
     def _price(self, model: Model, offer: Offer, quality: float | None) -> Candidate:
         need = self.need
         output = min(self.output_tokens, offer.max_output) * need.choices
-        expected = charge_nusd(offer, self.policy, need.at, Tokens(need.prompt_tokens, output))
-        ttft_s, tok_s = self.live.speeds.get(offer.key, (offer.ttft_s, offer.tok_s))
-        seconds = ttft_s + output / need.choices / tok_s
-        worst = worst_tokens(need, offer)
+        tokens = self.expected.get(output)
+        if tokens is None:
+            tokens = self.expected[output] = Tokens(need.prompt_tokens, output)
+        kind = (offer.context, offer.max_output, offer.price.cache_write > offer.price.input)
+        worst = self.worst.get(kind)
+        if worst is None:
+            worst = self.worst[kind] = worst_tokens(need, offer)
+        ttft_s, tok_s = offer.ttft_s, offer.tok_s
+        if self.live.speeds:
+            ttft_s, tok_s = self.live.speeds.get(offer.key, (ttft_s, tok_s))
         return Candidate(
-            model, offer, quality, expected, charge_nusd(offer, self.policy, need.at, worst), seconds
+            model,
+            offer,
+            quality,
+            charge_nusd(offer, self.policy, need.at, tokens),
+            charge_nusd(offer, self.policy, need.at, worst),
+            ttft_s + output / need.choices / tok_s,
         )
 
-    def _refuse_now(self, candidate: Candidate) -> Loser | None:
+    def _refuse_now(self, candidate: Candidate) -> _Refusal | None:
         """Apply the filters that look at money and load, once the candidate fits otherwise."""
         offer, cap = candidate.offer, self.need.max_cost_nusd
         if cap is not None and candidate.max_nusd > cap:
             detail = f"may cost {usd(candidate.max_nusd)} USD, the cap is {usd(cap)} USD"
-            return Loser(offer.model, offer.provider, "cap", detail, candidate.max_nusd)
-        block = self.live.blocked.get(offer.key)
+            return "cap", detail, candidate.max_nusd
+        block = self.live.blocked.get(offer.key) if self.live.blocked else None
         if block is not None:
             self.blocked.append(block)
-            return Loser(offer.model, offer.provider, block.reason, block.detail)
+            return block.reason, block.detail, 0
         return None
 
 
+# A filter's word, its sentence, and the figure that the sentence is about.
+_Refusal = tuple[str, str, int]
+
+
 def _refuse(
-    need: Need, categorised: Categorised, model: Model, offer: Offer, output_tokens: int, unrated: bool
-) -> Loser | None:
+    need: Need, categorised: Categorised, offer: Offer, output_tokens: int, unrated: bool
+) -> _Refusal | None:
     """Return the first hard filter that an offer fails, None when it passes them all."""
-
-    def lose(reason: str, detail: str, figure: int = 0) -> Loser:
-        return Loser(offer.model, offer.provider, reason, detail, figure)
-
     if offer.unusable is not None:
-        return lose("unusable", offer.unusable)
+        return "unusable", offer.unusable, 0
     shut_out = need.permits(offer.model, offer.provider)
     if shut_out is not None:
-        return lose("denied", shut_out)
+        return "denied", shut_out, 0
     if unrated:
-        return lose("no_quality", f"the catalog has no {categorised.category} quality for it")
+        return "no_quality", f"the catalog has no {categorised.category} quality for it", 0
     if (need.images or need.asked.category == "vision") and "image" not in offer.input:
-        return lose("modality", "does not read images")
+        return "modality", "does not read images", 0
     if need.tools and "tools" not in offer.features:
-        return lose("tools", "does not call tools")
+        return "tools", "does not call tools", 0
     if need.json_schema and "json_schema" not in offer.features:
-        return lose("json_schema", "does not answer by a JSON schema")
+        return "json_schema", "does not answer by a JSON schema", 0
     wanted = need.output_tokens
     if wanted is not None and wanted > offer.max_output:
-        return lose("max_output", f"writes at most {offer.max_output:,} tokens", offer.max_output)
+        return "max_output", f"writes at most {offer.max_output:,} tokens", offer.max_output
     context = int(need.prompt_tokens * _CONTEXT_RESERVE) + (wanted or min(output_tokens, offer.max_output))
     if context > offer.context:
-        return lose("context", f"needs {context:,} tokens of context, has {offer.context:,}", offer.context)
+        return "context", f"needs {context:,} tokens of context, has {offer.context:,}", offer.context
     return None
 
 
@@ -311,14 +338,11 @@ def _listed(need: Need, catalog: Snapshot, field_: _Field, policy: Policy) -> li
     return listed
 
 
-def _outdone(
-    ranked: Sequence[Candidate], categorised: Categorised, need: Need, policy: Policy
-) -> list[Loser]:
+def _outdone(ranked: Sequence[Candidate], floor: float, need: Need) -> list[Loser]:
     """Say of each candidate behind the first why it is behind."""
     if not ranked:
         return []
     winner = ranked[0]
-    floor = _band_floor(ranked, categorised, need, policy)
     losers = []
     for c in ranked[1:]:
         if c.quality is not None and c.quality < floor:

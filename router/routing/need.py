@@ -65,6 +65,8 @@ class Need:
 
     def permits(self, model: str, provider: str) -> str | None:
         """Return why the globs of client or key shut this offer out; a glob may name the provider too."""
+        if not (self.key_models or self.allow or self.deny):
+            return None
         names = (model, f"{provider}/{model}", f"{provider}:{model}")
         if self.key_models and not _matches(self.key_models, names):
             return "the API key does not allow it"

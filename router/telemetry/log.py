@@ -13,28 +13,41 @@ LogForm = Literal["json", "text"]
 
 
 class LineFormatter(logging.Formatter):
-    """Write a log record as one line, JSON or text; line breaks in it are escaped."""
+    """Write a log record as one line, JSON or text; only a traceback adds lines, each of them indented."""
 
     def __init__(self, form: LogForm) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        super().__init__(datefmt="%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
         self._form = form
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
+        at = self.formatTime(record, self.datefmt)
+        trace = self.formatException(record.exc_info) if record.exc_info else None
         if self._form == "text":
-            head, _, trace = super().format(record).partition("\nTraceback")
-            head = head.replace("\r", "\\r").replace("\n", "\\n")
-            return f"{head}\nTraceback{trace}" if trace else head
+            head = _one_line(f"{at} {record.levelname} {record.name}: {record.getMessage()}")
+            return "\n    ".join([head, *map(_one_line, trace.splitlines() if trace else ())])
         fields: dict[str, Any] = {
-            "at": self.formatTime(record, self.datefmt),
+            "at": at,
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _as_utf8(record.getMessage()),
         }
-        if record.exc_info:
-            fields["trace"] = self.formatException(record.exc_info)
+        if trace is not None:
+            fields["trace"] = _as_utf8(trace)
         return msgspec.json.encode(fields).decode()
+
+
+def _one_line(text: str) -> str:
+    """Escape what is not printable: line ends, which would forge lines, and a terminal's commands."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _as_utf8(text: str) -> str:
+    """Escape lone surrogates, which no encoder takes; file names may hold them."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def configure_logging(form: LogForm, stream: IO[str] | None = None) -> None:
@@ -58,7 +71,11 @@ class RequestLog:
 
     def write(self, at: str, fields: dict[str, Any]) -> None:
         """Write the fields that are not None, in their order."""
-        present = {name: value for name, value in fields.items() if value is not None}
+        present = {
+            name: _as_utf8(value) if isinstance(value, str) else value
+            for name, value in fields.items()
+            if value is not None
+        }
         if self._form == "json":
             line = self._encode({"at": at, "level": "info", "logger": "router.request", **present}).decode()
         else:
@@ -71,8 +88,5 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
-    return (
-        text
-        if text.isascii() and text.isprintable() and " " not in text
-        else msgspec.json.encode(text).decode()
-    )
+    plain = text.isascii() and text.isprintable() and " " not in text and '"' not in text
+    return text if plain else msgspec.json.encode(text).decode()

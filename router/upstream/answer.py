@@ -12,6 +12,7 @@ from router.upstream.usage import Bill, Delivered, Meter
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _NULL = Raw(b"null")
+_EMPTY = (b"null", b'""', b"[]", b"{}")
 
 
 class _Message(Struct):
@@ -85,7 +86,7 @@ def _decode(body: bytes) -> _Completion:
         body.decode("utf-8")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise AttemptFault("bad_answer", "sent something that is not a chat completion") from None
-    if completion.error != _NULL:
+    if bytes(completion.error) not in _EMPTY:
         raise from_error_object(completion.error)
     if not completion.choices:
         raise AttemptFault("bad_answer", "sent an answer without choices")
@@ -115,5 +116,8 @@ def as_stream(body: bytes) -> bytes:
 
 
 def _indexed(tool_calls: Raw) -> Raw:
-    calls = msgspec.json.decode(tool_calls, type=list[dict[str, Raw]])
+    try:
+        calls = msgspec.json.decode(tool_calls, type=list[dict[str, Raw]])
+    except msgspec.ValidationError:
+        raise AttemptFault("bad_answer", "sent tool calls that are not a list of calls") from None
     return Raw(msgspec.json.encode([{"index": i, **call} for i, call in enumerate(calls)]))

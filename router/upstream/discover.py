@@ -26,9 +26,10 @@ async def probe_local(
     targets = [provider for provider in providers if local_program(provider, ports) is not None]
     if not targets:
         return {}
-    async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout_s) as client:
+    async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as client:
         tasks = {
-            asyncio.create_task(_models(client, provider.base_url)): provider.name for provider in targets
+            asyncio.create_task(_models(client, provider.base_url, timeout_s)): provider.name
+            for provider in targets
         }
         done, late = await asyncio.wait(tasks, timeout=timeout_s)
         for task in late:
@@ -38,16 +39,22 @@ async def probe_local(
     return {name: server for name, server in sorted(answers.items()) if server is not None}
 
 
-async def _models(client: httpx.AsyncClient, base_url: str) -> LocalServer | None:
+async def _models(client: httpx.AsyncClient, base_url: str, timeout_s: float) -> LocalServer | None:
+    body = await _json(client, f"{base_url}/models", timeout_s)
+    found = _listed(body)
+    if found is not None and _is_older_llama_cpp(body):
+        # Half the time, so that a server that is slow to say its context is not lost with it.
+        props = await _json(client, str(httpx.URL(base_url).join("/props")), timeout_s / 2)
+        found = LocalServer({name: known or _slot_context(props) for name, known in found.models.items()})
+    return found
+
+
+async def _json(client: httpx.AsyncClient, url: str, timeout_s: float) -> Any:
+    """Return what a 200 says, None for every other answer."""
     try:
-        answer = await client.get(f"{base_url}/models")
-    except httpx.HTTPError:
-        return None
-    if answer.status_code != 200:
-        return None
-    try:
-        return _listed(json.loads(answer.content))
-    except ValueError:
+        answer = await client.get(url, timeout=timeout_s)
+        return json.loads(answer.content) if answer.status_code == 200 else None
+    except (httpx.HTTPError, ValueError):
         return None
 
 
@@ -66,8 +73,23 @@ def _is_upstream_id(value: Any) -> bool:
 
 def _context(row: dict[str, Any]) -> int | None:
     """Find the context: vLLM says `max_model_len`, llama.cpp `meta.n_ctx`."""
-    meta = row.get("meta")
-    for value in (row.get("max_model_len"), meta.get("n_ctx") if isinstance(meta, dict) else None):
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
+    return _count(row.get("max_model_len")) or _count(_member(row.get("meta"), "n_ctx"))
+
+
+def _is_older_llama_cpp(body: Any) -> bool:
+    """Say whether the list names the context a model was trained with, but not the one it is served with."""
+    metas = [_member(row, "meta") for row in _member(body, "data")]
+    return any(_member(meta, "n_ctx_train") and _member(meta, "n_ctx") is None for meta in metas)
+
+
+def _slot_context(props: Any) -> int | None:
+    """Find the context of one request in what llama.cpp's `/props` says."""
+    return _count(_member(_member(props, "default_generation_settings"), "n_ctx"))
+
+
+def _member(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -34,13 +34,17 @@ Kind = Literal[
 MAX_ERROR_BYTES = 64 * 1024
 DEFAULT_RETRY_AFTER_S = 5
 _MAX_MESSAGE_CHARS = 600
+_MAX_PARAM_CHARS = 100
 _TOO_LONG = re.compile(
     r"context[ _]?(length|window|size)|maximum context|too many tokens|prompt is too long|input is too long",
     re.IGNORECASE,
 )
 _LOOKS_SECRET = re.compile(
-    r"(?i)\b(?:sk|rk|pk|gsk|key|bearer)[-_ ][\w.-]{8,}|https?://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"(?i)\b(?:sk|rk|pk|gsk|csk|key|xai|hf|nvapi|fw|tgp)[-_][\w.-]{8,}|\bAIza[\w-]{8,}|\bbearer\s+\S{8,}"
+    r"|https?://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|\[[0-9a-f]*:[0-9a-f:.%]*:[0-9a-f:.%]*\](?::\d+)?|\b[\w-]+(?:\.[\w-]+)+:\d{2,5}\b"
 )
+_MAX_RETRY_AFTER_S = 86_400
 
 
 class AttemptFault(Exception):
@@ -84,9 +88,9 @@ _error_body = msgspec.json.Decoder(_ErrorBody)
 def from_status(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> AttemptFault:
     """Classify an answer that is not a 200."""
     retry_after_s = _retry_after(headers)
-    message, param = _message(body)
+    message, param, code = _told(body)
     if status in (400, 413, 422):
-        kind: Kind = "too_long" if _TOO_LONG.search(message) else "refused"
+        kind: Kind = "too_long" if _TOO_LONG.search(f"{message} {code}") else "refused"
         return AttemptFault(kind, message or "it gave no reason", status=status, param=param)
     if status in (401, 402, 403):
         return AttemptFault("auth", f"answered {status}", status=status)
@@ -107,7 +111,7 @@ def from_error_object(error: Raw) -> AttemptFault:
     """Classify an `error` that came inside a 200 or as an event of a stream."""
     try:
         fields = msgspec.json.decode(error, type=_ErrorObject)
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         fields = _ErrorObject()
     code = fields.code if isinstance(fields.code, int) else None
     if code is not None and 400 <= code <= 599:
@@ -127,24 +131,25 @@ def from_exception(fault: httpx.HTTPError) -> AttemptFault:
 def _retry_after(headers: list[tuple[bytes, bytes]]) -> int | None:
     """Return Retry-After in seconds; the form with a date is not worth a clock here."""
     for name, value in headers:
-        if name == b"retry-after" and value.strip().isdigit():
-            return min(int(value), 86_400)
-        if name == b"retry-after-ms" and value.strip().isdigit():
-            return min(-(-int(value) // 1000), 86_400)
+        digits = value.strip()
+        if name in (b"retry-after", b"retry-after-ms") and digits.isdigit():
+            number = int(digits[:4_000])  # Python converts no longer ones
+            return min(number if name == b"retry-after" else -(-number // 1000), _MAX_RETRY_AFTER_S)
     return None
 
 
-def _message(body: bytes) -> tuple[str, str | None]:
-    """Return the message and param of an OpenAI error body; nothing of HTML, addresses or keys."""
+def _told(body: bytes) -> tuple[str, str | None, str]:
+    """Return message, param and code of an OpenAI error body; nothing of HTML, addresses or keys."""
     try:
         error = _error_body.decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "", None
+        return "", None, ""
     if isinstance(error, str):
-        return public_text(error), None
+        return public_text(error), None, ""
     if error is None:
-        return "", None
-    return public_text(error.message or ""), error.param
+        return "", None, ""
+    param = public_text(error.param or "")[:_MAX_PARAM_CHARS]
+    return public_text(error.message or ""), param or None, str(error.code or "")
 
 
 def public_text(text: str) -> str:
@@ -165,13 +170,14 @@ def as_error(faults: list[AttemptFault]) -> RouterError:
     kinds = {fault.kind for fault in faults}
     waits = [fault.retry_after_s for fault in faults if fault.retry_after_s is not None]
     wait_s = min(waits) if waits else None
+    told_s = DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s
     tried = f"{len(faults)} offer{'s' if len(faults) > 1 else ''} tried"
     if kinds == {"rate_limited"}:
         text = f"Every upstream is at its rate limit ({tried})."
-        return LimitReached(text, retry_after_s=wait_s or DEFAULT_RETRY_AFTER_S, name="upstream_rate_limited")
+        return LimitReached(text, retry_after_s=told_s, name="upstream_rate_limited")
     if kinds <= {"rate_limited", "unavailable"}:
         text = f"Every upstream is overloaded ({tried})."
-        return Unavailable(text, retry_after_s=wait_s or DEFAULT_RETRY_AFTER_S, name="upstream_unavailable")
+        return Unavailable(text, retry_after_s=told_s, name="upstream_unavailable")
     if kinds == {"timeout"}:
         return UpstreamTimeout(f"No upstream answered in time ({tried}).", retry_after_s=wait_s)
     text = f"No upstream gave a usable answer ({tried}; the last one {_public_reason(last)})."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 # Two line ends in a row, of any kind; "\r\n" is one line end, not two.
-_BLANK_LINE = re.compile(rb"\r\n(?:\r\n|\n|\r(?!\Z))|\n(?:\r\n|\n)|\r\r")
+_BLANK_LINE = re.compile(rb"\r?\n(?:\r\n|\n|\r(?!\Z))|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 
@@ -74,8 +74,8 @@ def _event(raw: bytes) -> Event:
 
 
 def event_bytes(data: bytes) -> bytes:
-    """Write one event."""
-    return b"data: " + data + b"\n\n"
+    """Write one event; data of several lines keeps them."""
+    return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
 DONE = event_bytes(b"[DONE]")

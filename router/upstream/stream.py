@@ -25,6 +25,7 @@ from router.upstream.usage import Bill, Delivered, Meter
 UsageWish = Literal["last_chunk", "finish_chunk", "none"]
 _EMPTY = (b"null", b'""', b"[]", b"{}")
 _NULL = Raw(b"null")
+_NO_CHOICES = Raw(b"[]")
 _LAST_READ_S = 0.05
 
 
@@ -94,8 +95,14 @@ class StreamRelay:
         while not self.begun and not self._ended:
             fault = await self._read()
             if fault is not None:
-                raise fault
+                self._break(fault)
         self.begun = True
+
+    def _break(self, fault: AttemptFault) -> None:
+        """Raise a fault, unless it came in one read with the first content and so counts as after it."""
+        if not self.begun:
+            raise fault
+        self._fail(fault)
 
     async def next(self) -> bytes:
         """Return the bytes to send next, b"" after the last ones. Never raises an upstream's fault."""
@@ -138,11 +145,12 @@ class StreamRelay:
         return None
 
     def _take(self, event: Event) -> AttemptFault | None:
-        data = event.data
-        if data is None:
+        if event.data is None:
             if self.begun:
                 self._ready.append(event.raw)
             return None
+        event = _as_utf8(event)
+        data = event.data or b""
         if data.strip() == b"[DONE]":
             return None if self._finish_if_whole() else AttemptFault("cut", "sent no finish_reason")
         try:
@@ -160,8 +168,8 @@ class StreamRelay:
         choices = chunk.choices or []
         for choice in choices:
             self._count(choice.delta)
-        has_usage = bytes(chunk.usage) not in _EMPTY
-        if has_usage:
+        has_usage = chunk.usage != _NULL
+        if has_usage and bytes(chunk.usage) not in _EMPTY:
             self._usage = chunk.usage
         if any(choice.finish_reason for choice in choices):
             if self._held is not None:
@@ -198,7 +206,7 @@ class StreamRelay:
         else:
             self._ready.append(event_bytes(held))
         if self._wish == "last_chunk":
-            base = self._usage_chunk or self._bare_chunk()
+            base = _with_member(self._usage_chunk or self._bare_chunk(), "choices", _NO_CHOICES)
             self._ready.append(event_bytes(_with_usage(base, self.bill.usage)))
         self._ready.append(DONE)
         self._ended = True
@@ -239,6 +247,19 @@ def _without_usage(data: bytes) -> bytes:
 
 
 def _with_usage(data: bytes, usage: Raw) -> bytes:
+    return _with_member(data, "usage", usage)
+
+
+def _with_member(data: bytes, name: str, value: Raw) -> bytes:
     members = _members.decode(data)
-    members["usage"] = usage
+    members[name] = value
     return msgspec.json.encode(members)
+
+
+def _as_utf8(event: Event) -> Event:
+    """Mend an event that is not UTF-8, as every reader of event streams does (WHATWG HTML, section 9.2)."""
+    data = event.data or b""
+    if data.isascii():
+        return event
+    mended = data.decode("utf-8", "replace").encode()
+    return event if mended == data else Event(event_bytes(mended), mended)

@@ -40,7 +40,9 @@ class FastTransport(httpx.AsyncBaseTransport):
 
     Everything it raises is one of httpx's `TransportError`s. It belongs to the event loop it is used in.
     `ssl_context` None means httpx's own verifying one, made at the first https address. A connection
-    that was kept alive and turns out to be dead is replaced once, and only when no byte of an answer came.
+    that was kept alive and turns out to be dead is replaced once: only when no byte of an answer came, and
+    within `stale_window_s` of sending, since later the upstream may have worked on the request and ask for
+    its price. (A connection that the other end had closed shows it within a round trip.)
     Without `max_connections_per_origin` nothing queues here; the offers' own limits are the bound.
     """
 
@@ -51,11 +53,13 @@ class FastTransport(httpx.AsyncBaseTransport):
         idle_expiry_s: float = 30.0,
         max_idle_per_origin: int = 256,
         max_connections_per_origin: int | None = None,
+        stale_window_s: float = 1.0,
     ) -> None:
         self._ssl_context = ssl_context
         self._idle_expiry_s = idle_expiry_s
         self._max_idle = max_idle_per_origin
         self._max_connections = max_connections_per_origin
+        self._stale_window_s = stale_window_s
         self._pools: dict[tuple[str, str, int], Pool] = {}
         self._targets: dict[str, _Target] = {}
         self._closed = False
@@ -63,7 +67,7 @@ class FastTransport(httpx.AsyncBaseTransport):
     async def open(self, call: Call) -> FastExchange:
         """Send the call and wait for the head of the final answer (1xx are skipped).
 
-        A call whose kept-alive connection died unanswered is sent again: nobody has seen that answer.
+        A call whose kept-alive connection turns out to be dead is sent again on a new one.
         """
         target = self._targets.get(call.url) or self._target(call.url)
         head = _finish_head(target.start, len(call.body), call.headers)
@@ -127,10 +131,12 @@ class FastTransport(httpx.AsyncBaseTransport):
             for _ in range(2):  # let the event loop notice which idle connections were closed meanwhile
                 await asyncio.sleep(0)
         fresh = False
+        loop = asyncio.get_running_loop()
         while True:
             connection, used = (None if fresh else pool.take_idle()), True
             if connection is None:
                 connection, used = await pool.acquire(connect_s=timeouts.connect, pool_s=pool_s, fresh=fresh)
+            sent_s = loop.time()
             exchange = connection.send(
                 head,
                 body,
@@ -142,7 +148,8 @@ class FastTransport(httpx.AsyncBaseTransport):
             try:
                 await exchange.head()
             except httpx.TransportError:
-                if exchange.stale and used and repeatable and not fresh:
+                at_once = loop.time() - sent_s <= self._stale_window_s
+                if exchange.stale and used and repeatable and at_once and not fresh:
                     fresh = True
                     continue
                 raise

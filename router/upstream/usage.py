@@ -90,7 +90,7 @@ class Meter:
         if self.most_nusd is not None:
             charge = min(charge, self.most_nusd)
         upstream = cost_nusd(price_at(self.offer, self.at, tokens.prompt), tokens)
-        shown = _shown(None if usage is None else reported, tokens, charge)
+        shown = _shown(None if usage is None else reported, tokens, self._total(usage, tokens), charge)
         return Bill(tokens, charge, upstream, usage is None, shown)
 
     def _believable(self, reported: Raw | None) -> _Usage | None:
@@ -104,6 +104,12 @@ class Meter:
         fits = 0 <= usage.prompt_tokens <= most and 0 <= usage.completion_tokens <= most * self.choices
         return usage if fits else None
 
+    def _total(self, usage: _Usage | None, tokens: Tokens) -> int:
+        """Return the upstream's total where it can be true: thoughts may be in it and in neither part."""
+        least, most = tokens.prompt + tokens.completion, 4 * self.offer.context * self.choices
+        total = usage.total_tokens if usage is not None else None
+        return total if total is not None and least <= total <= most else least
+
 
 def _tokens(usage: _Usage) -> Tokens:
     details = usage.prompt_tokens_details or _Details()
@@ -113,13 +119,12 @@ def _tokens(usage: _Usage) -> Tokens:
     return Tokens(usage.prompt_tokens, usage.completion_tokens, cached, written)
 
 
-def _shown(reported: Raw | None, tokens: Tokens, charge_nusd: int) -> Raw:
+def _shown(reported: Raw | None, tokens: Tokens, total_tokens: int, charge_nusd: int) -> Raw:
     """Return the usage object for the client: the upstream's own members, and the cost."""
     members = {} if reported is None else _members.decode(reported)
     if reported is None:
         members["prompt_tokens"] = Raw(str(tokens.prompt).encode())
         members["completion_tokens"] = Raw(str(tokens.completion).encode())
-    if members.get("total_tokens") in (None, Raw(b"null")):
-        members["total_tokens"] = Raw(str(tokens.prompt + tokens.completion).encode())
+    members["total_tokens"] = Raw(str(total_tokens).encode())
     members["cost"] = Raw(nusd_to_usd(charge_nusd).encode())
     return Raw(msgspec.json.encode(members))

@@ -95,6 +95,33 @@ def test_a_server_says_its_models_and_their_context() -> None:
 
 
 @pytest.mark.parametrize(
+    ("props", "context_tokens"),
+    [
+        (says({"default_generation_settings": {"n_ctx": 4_096}}), 4_096),
+        (says({"default_generation_settings": None}), None),
+        (says({"error": "no"}, "404 Not Found"), None),
+        (says(b"<html>"), None),
+    ],
+)
+def test_an_older_llama_cpp_says_its_context_elsewhere(props: Answer, context_tokens: int | None) -> None:
+    listed = says({"data": [{"id": "gemma", "meta": {"n_ctx_train": 32_768}}]})
+
+    async def run() -> tuple[dict[str, LocalServer], list[str]]:
+        answers = iter([listed, props])
+
+        async def in_turn(writer: asyncio.StreamWriter) -> None:
+            await next(answers)(writer)
+
+        async with serving(in_turn) as server:
+            found = await probe_local([provider(server.port)], PATIENT_S, ports={server.port: "llama.cpp"})
+            return found, server.requests
+
+    found, requests = asyncio.run(run())
+    assert found == {"ollama": LocalServer({"gemma": context_tokens})}
+    assert requests == ["GET /v1/models HTTP/1.1", "GET /props HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         says({"error": "no"}, "404 Not Found"),

@@ -65,6 +65,19 @@ def test_nothing_is_sent_again_once_a_byte_came(kind: Kind) -> None:
     with_server(kind, dying(after=b"H"), test)
 
 
+def test_a_kept_connection_that_dies_at_work_is_not_replaced() -> None:
+    async def main() -> None:
+        transport = FastTransport(stale_window_s=-1.0)  # everything is later than that
+        async with RawServer(dying(after=b"")) as server:
+            assert await post(transport, server.url) == b"hi"
+            with pytest.raises(httpx.RemoteProtocolError):
+                await post(transport, server.url)
+            assert [len(peer.requests) for peer in server.peers] == [2]
+        await transport.aclose()
+
+    asyncio.run(main())
+
+
 @ours
 def test_a_fresh_connection_that_dies_is_not_replaced(kind: Kind) -> None:
     async def test(transport: Transport, server: RawServer) -> None:

@@ -105,7 +105,7 @@ def test_an_offer_overrides_its_model(tmp_path: Path) -> None:
     )
     assert (offer.tok_s, offer.limits.rpm, offer.limits.tpm) == (80.0, 60, None)
     assert offer.charge == Price(1_000_000, 4_500_000, 500_000, 1_000_000)
-    assert offer.unusable == "disabled in the catalog"
+    assert offer.unusable == "set enabled = true in its catalog file"
 
 
 def test_prices_stay_exact(tmp_path: Path) -> None:

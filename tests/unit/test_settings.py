@@ -1,0 +1,122 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.settings import Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty folder and without the variables of whoever runs the tests."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ROUTER_{name.upper()}", raising=False)
+
+
+def write(text: str, name: str = "router.toml") -> Path:
+    path = Path(name)
+    path.write_text(text)
+    return path
+
+
+def fault(config: Path | None = None, **flags: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(config, **flags)
+    return str(caught.value)
+
+
+def test_nothing_has_to_be_set() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.catalog) == ("127.0.0.1", 8402, None)
+    assert (settings.data, settings.log, settings.error_code) == (Path(".router"), "text", "status")
+    assert settings.cors_origins == ()
+    assert not settings.asks_for_key
+
+
+def test_the_flag_goes_before_the_variable_and_the_variable_before_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write('port = 1001\nhost = "127.0.0.2"\nattempts = 7')
+    monkeypatch.setenv("ROUTER_PORT", "1002")
+    monkeypatch.setenv("ROUTER_HOST", "127.0.0.3")
+    settings = load_settings(host="127.0.0.4", port=None)
+    assert (settings.host, settings.port, settings.attempts) == ("127.0.0.4", 1002, 7)
+
+
+def test_a_file_that_was_named_is_read_in_place_of_the_usual_one() -> None:
+    write("port = 1001")
+    assert load_settings(write("port = 1003", "other.toml")).port == 1003
+    assert load_settings().port == 1001
+
+
+def test_a_file_that_was_named_must_exist() -> None:
+    assert fault(Path("nowhere.toml")) == "nowhere.toml does not exist"
+
+
+def test_each_wrong_setting_is_named_with_its_variable() -> None:
+    text = fault(write('port = 99999\nlog = "loud"\naccess = "maybe"'))
+    assert [line.split(": ")[0] for line in text.splitlines()] == [
+        "port (ROUTER_PORT)",
+        "access (ROUTER_ACCESS)",
+        "log (ROUTER_LOG)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"port": -1}, {"port": "x"}, {"attempts": 0}, {"deadline_s": 0}, {"max_body_mib": 0}, {"grace_s": -1}],
+)
+def test_numbers_have_bounds(flags: dict[str, Any]) -> None:
+    (name,) = flags
+    assert fault(**flags).startswith(f"{name} (ROUTER_{name.upper()}): ")
+
+
+def test_an_unknown_setting_in_the_file_is_named() -> None:
+    assert fault(write("prot = 1")) == "prot: no such setting; `router serve --help` lists them"
+
+
+def test_broken_toml_is_said_with_its_file_and_line() -> None:
+    text = fault(write("port = = 1"))
+    assert text.startswith("router.toml: ")
+    assert "line 1" in text
+
+
+def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTER_CORS_ORIGINS", "https://a.example, https://b.example,")
+    assert load_settings().cors_origins == ("https://a.example", "https://b.example")
+    write('cors_origins = ["https://c.example"]')
+    monkeypatch.delenv("ROUTER_CORS_ORIGINS")
+    assert load_settings().cors_origins == ("https://c.example",)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("router.example", False),
+        ("localhost.example", False),
+    ],
+)
+def test_loopback_is_open_and_all_else_asks_for_a_key(host: str, loopback: bool) -> None:
+    settings = load_settings(host=host)
+    assert (settings.loopback, settings.asks_for_key) == (loopback, not loopback)
+
+
+def test_access_may_be_paid_on_loopback_and_open_elsewhere_only_on_purpose() -> None:
+    assert load_settings(access="paid").asks_for_key
+    text = fault(access="open", host="0.0.0.0")
+    assert "--insecure-open" in text
+    assert "ROUTER_ACCESS=paid" in text
+    assert not load_settings(access="open", host="0.0.0.0", insecure_open=True).asks_for_key
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 5
