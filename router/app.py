@@ -77,7 +77,7 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
     ledger = Ledger.open(settings.data, clock=lambda: world.now().timestamp())
     keys = Keys(KeyStore(ledger.database), clock=lambda: world.now().timestamp(), monotonic=world.monotonic)
     metrics = Metrics()
-    transports = world.transports or default_transports()
+    transports = world.transports or default_transports(world.environ)
     rooms = Rooms(
         settings=settings,
         catalog=catalog,

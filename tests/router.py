@@ -17,7 +17,7 @@ from typing import Any, Self
 import uvicorn
 import uvloop
 
-from router.api.protocol import BoundedProtocol
+from router.api.protocol import Bounds, bounded
 from router.app import World, create_app
 from router.running import RunningCatalog, Sources
 from router.settings import Settings
@@ -89,10 +89,17 @@ class RouterServer:
     """Serve the app until the `with` block ends; `log` holds what it wrote about requests."""
 
     def __init__(
-        self, catalog: Path, data: Path, *, environ: Mapping[str, str] | None = None, **settings: Any
+        self,
+        catalog: Path,
+        data: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        bounds: Bounds | None = None,
+        **settings: Any,
     ) -> None:
         self.data = data
         self.log = io.StringIO()
+        self._bounds = bounds or Bounds()
         self.settings = Settings(data=data, catalog=catalog, log="json", **settings)
         sources = Sources(
             directory=catalog,
@@ -118,7 +125,7 @@ class RouterServer:
             app = create_app(self.settings, self.catalog, self._world)
             config = uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=bounded(self._bounds),
                 ws="none",
                 lifespan="on",
                 log_config=None,

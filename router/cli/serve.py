@@ -100,7 +100,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -> None:
     import uvicorn
 
-    from router.api.protocol import BoundedProtocol
+    from router.api.protocol import Bounds, bounded
     from router.app import create_app
     from router.errors import RouterError
     from router.telemetry.log import configure_logging
@@ -113,7 +113,7 @@ def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=bounded(Bounds(connections=settings.max_connections)),
             ws="none",
             lifespan="on",
             log_config=None,
