@@ -65,13 +65,16 @@ class Attempts:
             walk.place, walk.candidate = place, candidate
             walk.attempts += 1
             try:
-                return await self._attempt(walk, candidate, body, catalog, trace)
+                answer = await self._attempt(walk, candidate, body, catalog, trace)
             except AttemptFault as fault:
                 self._note(candidate, fault)
                 faults.append(fault)
                 place.leave(0)
                 if fault.final:
                     break
+            else:
+                self._metrics.attempts[candidate.offer.provider, "ok"] += 1
+                return answer
         if faults:
             raise as_error(faults)
         raise refusal or LimitReached("Every fitting model is at its limit; try again.", retry_after_s=1)
@@ -111,7 +114,7 @@ class Attempts:
     def _note(self, candidate: Candidate, fault: AttemptFault) -> None:
         """Log a failed attempt; what only the operator can mend is an error."""
         provider = candidate.offer.provider
-        self._metrics.attempts.labels(provider, fault.kind).inc()
+        self._metrics.attempts[provider, fault.kind] += 1
         level = logging.ERROR if fault.kind in ("auth", "not_found") else logging.WARNING
         _log.log(
             level,

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,9 +44,9 @@ from router.wire import RequestBody, parse_request
 _log = logging.getLogger("router.chat")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Incoming:
-    """One request as it came in: lower-case header names, the `Authorization` value, the whole body."""
+    """One request as it came in: lower-case header names, the `Authorization` value, in the end the body."""
 
     request_id: str
     client_request_id: str | None
@@ -55,10 +54,6 @@ class Incoming:
     authorization: bytes | None
     body: bytes
     began_s: float
-
-    def with_body(self, body: bytes) -> Incoming:
-        """Return the same request with its body."""
-        return dataclasses.replace(self, body=body)
 
 
 class Client(Protocol):
@@ -112,7 +107,7 @@ class Chat:
         Raises `RouterError` while nothing has been sent; after that an error is part of the answer.
         """
         walk = self._begin(incoming)
-        self._rooms.metrics.inflight.inc()
+        self._rooms.metrics.inflight += 1
         try:
             await self._walk(walk, incoming, client)
         except RouterError as error:
@@ -125,7 +120,7 @@ class Chat:
             walk.outcome = InternalError.name
             raise
         finally:
-            self._rooms.metrics.inflight.dec()
+            self._rooms.metrics.inflight -= 1
             note(walk, self._rooms.monotonic(), self._rooms.request_log, self._rooms.metrics)
 
     def route(self, incoming: Incoming) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:

@@ -119,7 +119,7 @@ def note(walk: Walk, now_s: float, log: RequestLog, metrics: Metrics) -> None:
             "seconds": now_s - walk.began_s,
         },
     )
-    metrics.requests.labels(category or "named", model or "none", walk.outcome).inc()
+    metrics.requests[category or "named", model or "none", walk.outcome] += 1
     if decision is not None and decision.need.asked.auto and decision.categorised.confidence is not None:
         metrics.confidence.observe(decision.categorised.confidence)
     metrics.seconds.observe(now_s - walk.began_s)
@@ -128,10 +128,10 @@ def note(walk: Walk, now_s: float, log: RequestLog, metrics: Metrics) -> None:
     if walk.sent_s is not None:
         metrics.overhead.observe(walk.sent_s - walk.began_s)
     if bill is not None:
-        metrics.tokens.labels("prompt").inc(bill.tokens.prompt)
-        metrics.tokens.labels("completion").inc(bill.tokens.completion)
-        metrics.cost_nusd.inc(walk.charged_nusd or 0)
-        metrics.upstream_cost_nusd.inc(bill.upstream_nusd)
+        metrics.prompt_tokens += bill.tokens.prompt
+        metrics.completion_tokens += bill.tokens.completion
+        metrics.cost_nusd += walk.charged_nusd or 0
+        metrics.upstream_cost_nusd += bill.upstream_nusd
 
 
 def trace_headers(walk: Walk, headers: Mapping[str, str]) -> dict[str, str]:

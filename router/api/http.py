@@ -19,6 +19,7 @@ from router.errors import BadRequest, ErrorCodeStyle, InternalError, MethodNotAl
 _log = logging.getLogger("router.api")
 _MAX_REQUEST_ID_CHARS = 128
 _JSON = (b"content-type", b"application/json")
+_WATCH_AFTER_S = 0.02
 _LINGER_S = 2.0
 _LINGER_BYTES = 128 * 2**20
 
@@ -157,29 +158,27 @@ async def serve_post(
     """
     client = AsgiClient(send)
     incoming = incoming_of(cast(HTTPScope, scope))
-    watcher: asyncio.Task[None] | None = None
+    departure: _Departure | None = None
     try:
         if cast(HTTPScope, scope)["method"] != "POST":
             raise MethodNotAllowed("This route takes POST.")
-        body = await read_body(incoming, receive, limit_bytes)
-        watcher = asyncio.ensure_future(_watch(receive, client, asyncio.current_task()))
-        await handle(incoming.with_body(body), client)
+        incoming.body = await read_body(incoming, receive, limit_bytes)
+        departure = _Departure(receive, client)
+        await handle(incoming, client)
     except RouterError as error:
         await _answer_late(client, error, incoming, style, receive)
     except ClientGone:
         return
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if watcher is None or not watcher.done() or task is None:
+        if departure is None or not departure.seen:
             raise  # the server stops
-        task.uncancel()
     except Exception:  # noqa: BLE001 - answers for the request
         _log.exception("request %s failed", incoming.request_id)
         broken = InternalError(f"Something broke in the router; its log knows it as {incoming.request_id}.")
         await _answer_late(client, broken, incoming, style, receive)
     finally:
-        if watcher is not None:
-            watcher.cancel()
+        if departure is not None:
+            departure.stop()
 
 
 async def _answer_late(
@@ -193,9 +192,32 @@ async def _answer_late(
     await answer_error(client, error, incoming, style, receive)
 
 
-async def _watch(receive: Receive, client: AsgiClient, task: asyncio.Task[None] | None) -> None:
-    """Cancel the request when its client leaves before the answer is whole."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if task is not None and not client.ended:
-        task.cancel()
+class _Departure:
+    """Cancel the request when its client leaves before the answer is whole.
+
+    A request that is answered within `_WATCH_AFTER_S` costs a timer and not a task.
+    """
+
+    def __init__(self, receive: Receive, client: AsgiClient) -> None:
+        self.seen = False
+        self._receive = receive
+        self._client = client
+        self._request = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
+
+    def stop(self) -> None:
+        """Stop watching; the request has ended."""
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._request is not None and not self._client.ended:
+            self.seen = True
+            self._request.cancel()

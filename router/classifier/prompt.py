@@ -111,11 +111,11 @@ def read(turns: Sequence[Turn]) -> Prompt:
     """
     users = [number for number, turn in enumerate(turns) if turn.role == "user"]
     has_image = any(turn.has_image for turn in turns)
-    first_user = next(filter(None, (words_of(turns[number])[0] for number in users)), "")
     stripped = False
     text = context = ""
+    last = words_of(turns[users[-1]]) if users else ("", False)
     for number in reversed(users):
-        words, changed = words_of(turns[number])
+        words, changed = last if number == users[-1] else words_of(turns[number])
         stripped = stripped or changed
         if not words:
             continue
@@ -129,7 +129,8 @@ def read(turns: Sequence[Turn]) -> Prompt:
             break
     if not text and users:
         text, stripped = "\n".join(turns[users[-1]].texts).strip(), False
-    return Prompt(text, context, stripped, has_image, first_user or text)
+    earlier = (words_of(turns[number])[0] for number in users[:-1])
+    return Prompt(text, context, stripped, has_image, next(filter(None, earlier), "") or last[0] or text)
 
 
 def words_of(turn: Turn) -> tuple[str, bool]:
