@@ -74,7 +74,11 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
     Raises `Unavailable` when storage cannot be opened.
     """
     world = world or World()
-    ledger = Ledger.open(settings.data, clock=lambda: world.now().timestamp())
+    ledger = Ledger.open(
+        settings.data,
+        clock=lambda: world.now().timestamp(),
+        sync_hold=settings.ledger_sync == "hold",
+    )
     keys = Keys(KeyStore(ledger.database), clock=lambda: world.now().timestamp(), monotonic=world.monotonic)
     metrics = Metrics()
     transports = world.transports or default_transports(world.environ)
@@ -85,7 +89,7 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
         keys=keys,
         ledger=ledger,
         places=Places(Admission(world.monotonic), world.monotonic),
-        sender=Sender(transports, world.environ, __version__),
+        sender=Sender(transports, world.environ, __version__, world.now),
         metrics=metrics,
         request_log=RequestLog(settings.log, world.log_stream),
         now=world.now,

@@ -44,9 +44,15 @@ class Settings(BaseSettings):
     )
     max_body_mib: int = Field(32, ge=1, le=1_024, description="largest request body")
     max_connections: int = Field(10_000, ge=1, description="connections served at once; more get 503")
+    client_stall_s: float = Field(
+        60.0, gt=0, description="seconds after which a client that takes nothing of its answer is cut off"
+    )
     attempts: int = Field(3, ge=1, le=10, description="offers tried for one request")
     deadline_s: float = Field(600.0, gt=0, description="the longest a request may take to begin its answer")
     grace_s: int = Field(30, ge=0, description="seconds that running answers have to end at a stop")
+    ledger_sync: Literal["interval", "hold"] = Field(
+        "interval", description="hold: a hold that needs credit waits for the disk; interval: every 0.1 s"
+    )
     demo: bool = Field(False, description="serve from the built-in demo provider only")
     insecure_open: bool = Field(False, description="allow open access on a public address")
 
