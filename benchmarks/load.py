@@ -2,8 +2,9 @@
 
 Each of C connections sends the next request when the last answer has ended. Latency is from the write of the
 request to the last byte of its answer; a closed loop hides queueing, so read it as capacity, and read latency
-at one connection. A stream counts only when `[DONE]` arrived and usage was passed on. Errors of the warm-up
-count too; a connection that the server closes is an error and is not opened again.
+at one connection. A stream counts only when `[DONE]` arrived and usage was passed on; its first token is the
+first event with content. Errors of the warm-up count too; a connection that the server closes is an error and
+is not opened again. The measured time is prolonged, at most fourfold, until every connection had an answer.
 """
 
 from __future__ import annotations
@@ -13,26 +14,36 @@ import asyncio
 import contextlib
 import itertools
 import json
+import re
 import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import httptools
 import uvloop
 
-from benchmarks.prompts import PROMPTS
+from benchmarks.prompts import PROMPTS, long_prompt
 
 SYSTEM_TEXT = (
     "You are a helpful assistant. Answer briefly, in plain words; say so when you are not sure. " * 8
 )
+CONTENT = re.compile(rb'"content":\s*"[^"]')
+CONTENT_CARRY_BYTES = 32
+ERROR_BYTES = 300
+STREAM_STAGGER = 0.5  # streams begin over this share of the warm-up, so that their events are not in step
+DISTINCT_LARGE = 4
+LARGE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send where: `seconds` are measured after `warmup_s`."""
+    """What to send where: `seconds` are measured after `warmup_s`.
+
+    `prompt_bytes` replaces the prompts of 1 kB, `once` sends one request a connection and waits for the end.
+    """
 
     url: str
     connections: int = 64
@@ -41,14 +52,22 @@ class Plan:
     model: str = "auto"
     authorization: str | None = None
     stream: bool = False
+    prompt_bytes: int = 0
+    once: bool = False
 
     def requests(self) -> list[bytes]:
-        """Return one whole HTTP request per prompt, about 1 kB each."""
+        """Return whole HTTP requests with prompts that differ, about 1 kB each unless asked otherwise."""
         parts = urllib.parse.urlsplit(self.url)
         fields = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json"]
         if self.authorization is not None:
             fields.append(f"Authorization: {self.authorization}")
-        return [self._request(fields, prompt) for prompt in PROMPTS]
+        return [self._request(fields, prompt) for prompt in self._prompts()]
+
+    def _prompts(self) -> tuple[str, ...]:
+        if not self.prompt_bytes:
+            return PROMPTS
+        count = DISTINCT_LARGE if self.prompt_bytes >= LARGE_BYTES else len(PROMPTS)
+        return tuple(long_prompt(number, self.prompt_bytes) for number in range(count))
 
     def _request(self, fields: list[str], prompt: str) -> bytes:
         messages = [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": prompt}]
@@ -68,9 +87,11 @@ class Tally:
     stopping: bool = False
     answers: int = 0  # all, warm-up included: the denominator of CPU per request
     latencies_s: list[float] = field(default_factory=list)
-    first_text_s: list[float] = field(default_factory=list)
-    events: int = 0
+    first_token_s: list[float] = field(default_factory=list)
+    events: int = 0  # that arrived while it was measured
+    events_of_all: int = 0  # warm-up included: the denominator of CPU per event
     errors: Counter[str] = field(default_factory=Counter)
+    first_error: str = ""
 
 
 class Client(asyncio.Protocol):
@@ -81,8 +102,7 @@ class Client(asyncio.Protocol):
         self._tally = tally
         self._requests = requests
         self._first_s: float | None = None
-        self._events = 0
-        self._whole = self._usage = False
+        self._whole = self._usage = self._leaving = False
         self._carry = b""
         self.closed = asyncio.get_running_loop().create_future()
 
@@ -93,7 +113,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count a connection that the server closed on us."""
-        if not self._tally.stopping:
+        if not self._tally.stopping and not self._leaving:
             self._tally.errors["connection lost"] += 1
         if not self.closed.done():
             self.closed.set_result(None)
@@ -107,16 +127,21 @@ class Client(asyncio.Protocol):
             self._transport.abort()
 
     def on_body(self, body: bytes) -> None:
-        """Count events, note the first one and the stream's proper end (called by the parser)."""
+        """Count events, note the first token and the stream's proper end (called by the parser)."""
+        if not self._tally.first_error and self._parser.get_status_code() != 200:
+            self._tally.first_error = body[:ERROR_BYTES].decode(errors="replace")
         if not self._plan.stream:
             return
-        if self._first_s is None:
-            self._first_s = time.perf_counter()
         text = self._carry + body
-        self._events += text.count(b"data: ") - self._carry.count(b"data: ")
+        events = text.count(b"data: ") - self._carry.count(b"data: ")
+        self._tally.events_of_all += events
+        if self._tally.measuring:
+            self._tally.events += events
+        if self._first_s is None and CONTENT.search(text):
+            self._first_s = time.perf_counter()
         self._whole = self._whole or b"[DONE]" in text
         self._usage = self._usage or b'"usage":{' in text or b'"usage": {' in text
-        self._carry = text[-9:]  # one less than the longest word looked for
+        self._carry = text[-CONTENT_CARRY_BYTES:]
 
     def on_message_complete(self) -> None:
         """Note the answer and send the next request (called by the parser)."""
@@ -130,17 +155,17 @@ class Client(asyncio.Protocol):
             tally.errors["stream without [DONE]" if not self._whole else "stream without usage"] += 1
         elif tally.measuring:
             tally.latencies_s.append(now_s - self._sent_s)
-            tally.events += self._events
             if self._first_s is not None:
-                tally.first_text_s.append(self._first_s - self._sent_s)
-        if tally.stopping or not self._parser.should_keep_alive():
+                tally.first_token_s.append(self._first_s - self._sent_s)
+        if tally.stopping or self._plan.once or not self._parser.should_keep_alive():
+            self._leaving = tally.stopping or self._plan.once
             self._transport.close()
         else:
             self._send()
 
     def _send(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._first_s, self._events, self._carry = None, 0, b""
+        self._first_s, self._carry = None, b""
         self._whole = self._usage = False
         self._sent_s = time.perf_counter()
         self._transport.write(next(self._requests))
@@ -151,18 +176,24 @@ async def run(plan: Plan) -> dict[str, Any]:
     parts = urllib.parse.urlsplit(plan.url)
     if parts.scheme != "http" or parts.hostname is None:
         raise ValueError(f"{plan.url!r} is not an http:// address; the load generator speaks no TLS")
-    loop = asyncio.get_running_loop()
-    tally = Tally()
+    tally = Tally(measuring=plan.once)
     requests = itertools.cycle(plan.requests())
     clients = []
-    for _ in range(plan.connections):
+    loop, started_s = asyncio.get_running_loop(), time.perf_counter()
+    for number in range(plan.connections):
+        if plan.stream:
+            due_s = started_s + plan.warmup_s * STREAM_STAGGER * number / plan.connections
+            await asyncio.sleep(due_s - time.perf_counter())
         _, client = await loop.create_connection(
             lambda: Client(plan, tally, requests), parts.hostname, parts.port or 80
         )
         clients.append(client)
-    await asyncio.sleep(plan.warmup_s)
-    tally.measuring, started_s = True, time.perf_counter()
-    await asyncio.sleep(plan.seconds)
+    if plan.once:
+        await asyncio.gather(*(client.closed for client in clients))
+    else:
+        await asyncio.sleep(started_s + plan.warmup_s - time.perf_counter())
+        tally.measuring, started_s = True, time.perf_counter()
+        await _measured(plan, tally)
     tally.measuring, elapsed_s = False, time.perf_counter() - started_s
     errors = Counter(tally.errors)
     tally.stopping = True
@@ -172,6 +203,22 @@ async def run(plan: Plan) -> dict[str, Any]:
     return _report(plan, tally, errors, elapsed_s)
 
 
+async def _measured(plan: Plan, tally: Tally) -> None:
+    await asyncio.sleep(plan.seconds)
+    step_s = plan.seconds / 10
+    for _ in range(30):
+        if len(tally.latencies_s) >= plan.connections or tally.errors:
+            return
+        await asyncio.sleep(step_s)
+
+
+async def run_beside(plan: Plan, beside_bytes: int) -> dict[str, Any]:
+    """Apply the load while one more connection sends prompts of `beside_bytes`; that one is "beside"."""
+    other = replace(plan, connections=1, prompt_bytes=beside_bytes)
+    report, beside = await asyncio.gather(run(plan), run(other))
+    return report | {"beside": beside}
+
+
 def _report(plan: Plan, tally: Tally, errors: Counter[str], elapsed_s: float) -> dict[str, Any]:
     report: dict[str, Any] = {
         "connections": plan.connections,
@@ -179,14 +226,17 @@ def _report(plan: Plan, tally: Tally, errors: Counter[str], elapsed_s: float) ->
         "requests": len(tally.latencies_s),
         "errors": sum(errors.values()),
         "error_kinds": dict(errors),
+        "first_error": tally.first_error,
         "rps": round(len(tally.latencies_s) / elapsed_s, 1),
         "latency_ms": _percentiles_ms(tally.latencies_s),
+        "latency_cdf_ms": _cdf_ms(tally.latencies_s),
         "answers_with_warmup": tally.answers,
     }
     if plan.stream:
         report["events"] = tally.events
         report["events_per_s"] = round(tally.events / elapsed_s, 1)
-        report["first_event_ms"] = _percentiles_ms(tally.first_text_s)
+        report["events_with_warmup"] = tally.events_of_all
+        report["first_token_ms"] = _percentiles_ms(tally.first_token_s)
     return report
 
 
@@ -199,6 +249,12 @@ def _percentiles_ms(values_s: list[float]) -> dict[str, float]:
     return {name: round(ordered[round(share * last)] * 1000, 4) for name, share in at.items()}
 
 
+def _cdf_ms(values_s: list[float]) -> list[float]:
+    """Return the latencies at 0, 0.5, ... 100 % of the answers."""
+    ordered = sorted(values_s)
+    return [round(ordered[round((len(ordered) - 1) * k / 200)] * 1000, 4) for k in range(201) if ordered]
+
+
 def main() -> None:
     """Run from the command line; prints one JSON object."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
@@ -209,6 +265,9 @@ def main() -> None:
     parser.add_argument("--model", default="auto")
     parser.add_argument("--authorization", help='the header\'s value, for example "Bearer sk-..."')
     parser.add_argument("--stream", action="store_true", help="ask for SSE and count events")
+    parser.add_argument("--prompt-bytes", type=int, default=0, help="0: prompts that make a body of 1 kB")
+    parser.add_argument("--once", action="store_true", help="one request a connection, then the report")
+    parser.add_argument("--beside-bytes", type=int, default=0, help="one more connection with such prompts")
     given = parser.parse_args()
     plan = Plan(
         url=given.url,
@@ -218,8 +277,10 @@ def main() -> None:
         model=given.model,
         authorization=given.authorization,
         stream=given.stream,
+        prompt_bytes=given.prompt_bytes,
+        once=given.once,
     )
-    print(json.dumps(uvloop.run(run(plan))))
+    print(json.dumps(uvloop.run(run_beside(plan, given.beside_bytes) if given.beside_bytes else run(plan))))
 
 
 if __name__ == "__main__":

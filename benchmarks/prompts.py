@@ -14,3 +14,10 @@ _TASKS = (
     "Translate into French and keep the tone: we were very glad to hear the news about {} this morning.",
 )
 PROMPTS: tuple[str, ...] = tuple(task.format(subject) for subject in _SUBJECTS for task in _TASKS)
+
+
+def long_prompt(number: int, size_bytes: int) -> str:
+    """Return ASCII text of this size that begins with prompt `number` and goes on with the others."""
+    start = number % len(PROMPTS)
+    text = "\n".join(PROMPTS[start:] + PROMPTS[:start]) + "\n"
+    return (text * (size_bytes // len(text) + 1))[:size_bytes]
