@@ -110,6 +110,7 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
             for transport in transports.values():
                 await transport.aclose()
             await ledger.close()
+            rooms.request_log.flush()
 
     return Litestar(
         route_handlers=[

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from router.catalog.snapshot import Category, Snapshot
 from router.classifier.model import Classifier
@@ -17,8 +18,7 @@ from router.wire import RequestBody
 _NOT_READ = Prompt(text="", context="", stripped=False, has_image=False, first_user="")
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True, gc=False):
     """A decision, the words it was read from, and what reading and deciding took, in milliseconds."""
 
     decision: Decision

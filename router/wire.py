@@ -19,6 +19,12 @@ from router.images import check_image
 from router.rawjson import cut_text, first_byte, refuse_duplicates
 
 MAX_MODEL_CHARS = 256
+# Bounds on what one request can make the process look at; every provider's own are lower.
+MAX_MESSAGES = 20_000
+MAX_PARTS = 20_000  # of all messages together
+MAX_IMAGES = 250
+MAX_TOOLS = 1_000
+MAX_MODELS = 100
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "video_url", "refusal", "thinking"})
 # What could choose an upstream's address, key or headers, and our own fields: never forwarded.
@@ -47,6 +53,7 @@ NEVER_FORWARDED = frozenset(
 )
 
 PositiveTokens = Annotated[int, Meta(ge=1, le=100_000_000)]
+Tools = Annotated[list[dict[str, Raw]], Meta(max_length=MAX_TOOLS)]
 
 
 class StreamOptions(Struct):
@@ -80,7 +87,7 @@ class _Message(Struct):
 
 class _Fields(Struct):
     model: str
-    messages: Annotated[list[_Message], Meta(min_length=1, max_length=20_000)]
+    messages: Annotated[list[_Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: PositiveTokens | None = None
@@ -93,15 +100,15 @@ class _Fields(Struct):
     seed: int | None = None
     stop: str | list[str] | None = None
     user: str | None = None
-    tools: list[dict[str, Raw]] | None = None
-    functions: list[dict[str, Raw]] | None = None
+    tools: Tools | None = None
+    functions: Tools | None = None
     tool_choice: str | dict[str, Raw] | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     parallel_tool_calls: bool | None = None
-    models: list[str] | None = None
+    models: Annotated[list[str], Meta(max_length=MAX_MODELS)] | None = None
     router: RouterFields | None = None
 
 
@@ -162,13 +169,15 @@ class RequestBody(Struct, frozen=True):
 _members = msgspec.json.Decoder(dict[str, Raw])
 _raw_object = msgspec.json.Decoder(dict[str, Raw])
 _fields = msgspec.json.Decoder(_Fields)
-_parts = msgspec.json.Decoder(list[_Part])
+_parts = msgspec.json.Decoder(Annotated[list[_Part], Meta(max_length=MAX_PARTS)])
 
 
 def parse_request(body: bytes) -> RequestBody:
     """Read a chat request once.
 
-    Raises `BadRequest` with `param` naming the field; never anything else, whatever the bytes are.
+    Raises `BadRequest` with `param` naming the field; never anything else, whatever the bytes are. Nesting
+    is bounded by the interpreter's own recursion limit (some 1,000 levels), which msgspec keeps: counting
+    levels here would cost more than all the rest.
     """
     text_chars = _check_utf8(body)
     try:
@@ -182,7 +191,7 @@ def parse_request(body: bytes) -> RequestBody:
         raise BadRequest("The body is nested too deeply.", name="invalid_json") from None
     refuse_duplicates(body, members)
     _check_model(fields.model)
-    messages = tuple(_read_message(message, f"messages[{i}]") for i, message in enumerate(fields.messages))
+    messages = _read_messages(fields.messages)
     image_bytes = sum(message.image_bytes for message in messages)
     return RequestBody(
         model=fields.model,
@@ -236,6 +245,24 @@ def _check_model(model: str) -> None:
         raise BadRequest(f"model is longer than {MAX_MODEL_CHARS} characters.", param="model")
     if not model.isprintable():
         raise BadRequest("model holds control characters.", param="model")
+
+
+def _read_messages(messages: list[_Message]) -> tuple[Message, ...]:
+    read: list[Message] = []
+    images = parts = 0
+    for i, message in enumerate(messages):
+        one = _read_message(message, f"messages[{i}]")
+        images += one.images
+        parts += len(one.texts)
+        if images > MAX_IMAGES or parts > MAX_PARTS:
+            most = f"{MAX_IMAGES} images" if images > MAX_IMAGES else f"{MAX_PARTS} texts"
+            raise BadRequest(
+                f"The messages hold more than {most} up to messages[{i}]; send fewer.",
+                param=f"messages[{i}].content",
+                name="too_many_parts",
+            )
+        read.append(one)
+    return tuple(read)
 
 
 def _read_message(message: _Message, path: str) -> Message:

@@ -18,6 +18,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from msgspec import Struct
+
 from router.catalog.snapshot import Limits
 from router.errors import InvalidKey
 from router.ledger.accounts import Account
@@ -69,8 +71,7 @@ class NewKey:
     last_day: date | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True, gc=False):
     """Say whose request it is, and whether it must be covered by credit."""
 
     account: str

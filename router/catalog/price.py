@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from router.catalog.snapshot import Offer, Policy, Price, PriceRule
 
@@ -12,8 +13,7 @@ _PUSD_PER_NUSD = 1_000
 _MINUTES_PER_DAY = 24 * 60
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Struct, frozen=True, gc=False):
     """Hold the tokens of a request; `cached` and `written` are parts of `prompt`."""
 
     prompt: int

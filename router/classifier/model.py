@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from msgspec import Struct
 
 from router.classifier.features import (
     BUCKETS,
@@ -43,8 +43,7 @@ class ArtefactFault(ValueError):
     """A model directory cannot be used; the message names the file and the fix."""
 
 
-@dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(Struct, frozen=True, gc=False):
     """Hold the likeliest category, all probabilities (they sum to 1), and that of the likeliest."""
 
     category: TextCategory

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from router.classifier.followups import is_closing, is_continuation
 
 HEAD_CHARS = 4_000
@@ -77,8 +79,7 @@ _HINTS_OF_A_WRAPPING = (
 _ROUNDS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True, gc=False):
     """Hold one message as far as the classifier may look at it; long texts come already cut at both ends."""
 
     role: str
@@ -87,8 +88,7 @@ class Turn:
     has_tool_calls: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True, gc=False):
     """Hold what is classified: `text`, and `context`, the older task that a mere follow-up continues.
 
     `stripped` says that a client's wrapping was removed; `has_image` that any message holds an image;

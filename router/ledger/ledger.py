@@ -79,6 +79,7 @@ class Ledger:
         self.database = database
         self._sync_hold = sync_hold
         self._sync_timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = owner
         self._clock = clock
         self._wait_s = wait_s
@@ -176,12 +177,17 @@ class Ledger:
         self.database.close()
 
     def _submit(self, operation: Operation) -> _Job:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:  # kept, since asking for it is a system call on Python 3.11
+            loop = self._loop = asyncio.get_running_loop()
         job = _Job(operation, loop.create_future(), loop.time() + self._wait_s)
         self._jobs.append(job)
         if self._timer is None and not self._held_off:
             self._timer = loop.call_soon(self._flush)
         return job
+
+    def _submitted_on(self) -> asyncio.AbstractEventLoop:
+        return self._loop or asyncio.get_running_loop()
 
     def _flush(self) -> None:
         """Write up to BATCH jobs; more wait for the next turn, so that others have the loop in between."""
@@ -197,11 +203,11 @@ class Ledger:
             self._commit(batch)
         finally:
             if self._jobs and self._timer is None:
-                self._timer = asyncio.get_running_loop().call_soon(self._flush)
+                self._timer = self._submitted_on().call_soon(self._flush)
         if self._unsynced:
             self._sync()
         elif self._sync_timer is None and self._syncing is None:
-            self._sync_timer = asyncio.get_running_loop().call_later(SYNC_S, self._sync)
+            self._sync_timer = self._submitted_on().call_later(SYNC_S, self._sync)
         self._checkpoint()
 
     def _commit(self, batch: list[_Job]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from msgspec import Struct
+
 Kind = Literal["hold", "settle", "release", "topup", "refund", "adjust"]
 
 
@@ -14,8 +16,7 @@ def utc_text(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-@dataclass(frozen=True, slots=True)
-class HoldRequest:
+class HoldRequest(Struct, frozen=True, gc=False):
     """Ask to set money aside before an upstream is called.
 
     `amount_nusd` is the worst case of the chosen offer; `require_credit` refuses the hold when the account's
@@ -33,8 +34,7 @@ class HoldRequest:
     require_credit: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True, gc=False):
     """End a hold with a charge: real usage, and the model and provider that answered."""
 
     request_id: str
@@ -47,8 +47,7 @@ class Settlement:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True, gc=False):
     """End a hold without a charge."""
 
     request_id: str

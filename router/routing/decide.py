@@ -7,7 +7,7 @@ A weighted sum of quality and price is not used: its winner flips when an unrela
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -30,8 +30,7 @@ _DEFAULT_OUTPUT_TOKENS: dict[Category | None, int] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Categorised:
+class Categorised(Struct, frozen=True, gc=False):
     """Hold what the words ask for; `confidence` is the probability of `category`. All None: a named model."""
 
     category: Category | None = None
@@ -48,13 +47,12 @@ class Blocked:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(Struct, frozen=True, gc=False):
     """Hold what is measured, as published under `id`; keyed by (provider, upstream model)."""
 
     id: str = "none"
-    speeds: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
-    blocked: Mapping[tuple[str, str], Blocked] = field(default_factory=dict)
+    speeds: Mapping[tuple[str, str], tuple[float, float]] = {}
+    blocked: Mapping[tuple[str, str], Blocked] = {}
 
 
 class Candidate(Struct, frozen=True):
@@ -79,8 +77,7 @@ class Loser:
     figure: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True, gc=False):
     """The ranked offers for one need; `candidates[0]` is chosen, the next ones are its fallbacks."""
 
     need: Need

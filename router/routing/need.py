@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
+
+from msgspec import Struct
 
 from router.catalog.snapshot import CATEGORIES, MODES, Category, Mode, Snapshot
 from router.errors import BadRequest, ModelNotFound
@@ -29,8 +30,7 @@ IMAGE_TOKENS_BOUND = 3_000
 _NUSD_PER_USD = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True, gc=False):
     """Hold what `model` names: `auto`, a category or a catalog model, and the list tried after it."""
 
     name: str
@@ -41,8 +41,7 @@ class Asked:
     mode: Mode | None
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True, gc=False):
     """Hold all that a decision reads of a request; tokens are estimates, `_bound` their upper bounds."""
 
     asked: Asked

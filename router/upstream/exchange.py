@@ -7,14 +7,14 @@ is below, so callers know one tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from router.catalog.snapshot import Timeouts
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True, gc=False):
     """Describe one POST to an upstream; header names are lower-case bytes, without host and length."""
 
     url: str

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import httpx2 as httpx
@@ -35,6 +39,7 @@ MAX_ERROR_BYTES = 64 * 1024
 DEFAULT_RETRY_AFTER_S = 5
 _MAX_MESSAGE_CHARS = 600
 _MAX_PARAM_CHARS = 100
+_MAX_DATE_BYTES = 64
 _TOO_LONG = re.compile(
     r"context[ _]?(length|window|size)|maximum context|too many tokens|prompt is too long|input is too long",
     re.IGNORECASE,
@@ -72,6 +77,13 @@ class AttemptFault(Exception):
         return self.kind == "refused"
 
 
+class _Place(Struct):
+    """One entry of FastAPI's `detail`: what is wrong, and where."""
+
+    msg: str = ""
+    loc: list[str | int] = []
+
+
 class _ErrorObject(Struct):
     message: str | None = None
     param: str | None = None
@@ -79,15 +91,22 @@ class _ErrorObject(Struct):
 
 
 class _ErrorBody(Struct):
-    error: _ErrorObject | str | None = None
+    """What OpenAI-compatible servers send: `error`, or at the top `message` (vLLM) or `detail` (FastAPI)."""
+
+    error: Raw = Raw(b"null")
+    message: Raw = Raw(b"null")
+    detail: Raw = Raw(b"null")
 
 
 _error_body = msgspec.json.Decoder(_ErrorBody)
+_error_words = msgspec.json.Decoder(_ErrorObject | str | list[_Place] | None)
 
 
-def from_status(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> AttemptFault:
-    """Classify an answer that is not a 200."""
-    retry_after_s = _retry_after(headers)
+def from_status(
+    status: int, headers: list[tuple[bytes, bytes]], body: bytes, now: datetime | None = None
+) -> AttemptFault:
+    """Classify an answer that is not a 200; `now` is for a Retry-After that is a date."""
+    retry_after_s = _retry_after(dict(headers), now)
     message, param, code = _told(body)
     if status in (400, 413, 422):
         kind: Kind = "too_long" if _TOO_LONG.search(f"{message} {code}") else "refused"
@@ -128,28 +147,58 @@ def from_exception(fault: httpx.HTTPError) -> AttemptFault:
     return AttemptFault("cut", "broke the connection")
 
 
-def _retry_after(headers: list[tuple[bytes, bytes]]) -> int | None:
-    """Return Retry-After in seconds; the form with a date is not worth a clock here."""
-    for name, value in headers:
-        digits = value.strip()
-        if name in (b"retry-after", b"retry-after-ms") and digits.isdigit():
-            number = int(digits[:4_000])  # Python converts no longer ones
-            return min(number if name == b"retry-after" else -(-number // 1000), _MAX_RETRY_AFTER_S)
-    return None
+def _retry_after(headers: Mapping[bytes, bytes], now: datetime | None) -> int | None:
+    """Return how long to wait in seconds, rounded up (RFC 9110 section 10.2.3).
+
+    A date is compared with the upstream's own clock where it sends that, since ours may differ.
+    """
+    for name, per_s in ((b"retry-after-ms", 1_000), (b"retry-after", 1)):
+        digits = headers.get(name, b"").strip()
+        if digits.isdigit():
+            return min(-(-int(digits[:4_000]) // per_s), _MAX_RETRY_AFTER_S)  # Python converts no longer ones
+    until, since = _date(headers.get(b"retry-after")), _date(headers.get(b"date")) or now
+    if until is None or since is None:
+        return None
+    return min(max(0, math.ceil((until - since).total_seconds())), _MAX_RETRY_AFTER_S)
+
+
+def _date(value: bytes | None) -> datetime | None:
+    """Read an HTTP date (RFC 9110 section 5.6.7)."""
+    if not value or len(value) > _MAX_DATE_BYTES:
+        return None
+    try:
+        date = parsedate_to_datetime(value.decode("ascii"))
+    except (ValueError, OverflowError):  # UnicodeDecodeError is a ValueError
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def _told(body: bytes) -> tuple[str, str | None, str]:
-    """Return message, param and code of an OpenAI error body; nothing of HTML, addresses or keys."""
+    """Return message, param and code of an error body; nothing of HTML, addresses or keys."""
     try:
-        error = _error_body.decode(body).error
+        told = _error_body.decode(body)
+        found = [_words(raw) for raw in (told.error, told.message, told.detail)]
+        outer = _words(Raw(body))  # param and code stand beside `message` where there is no `error`
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "", None, ""
-    if isinstance(error, str):
-        return public_text(error), None, ""
-    if error is None:
-        return "", None, ""
-    param = public_text(error.param or "")[:_MAX_PARAM_CHARS]
-    return public_text(error.message or ""), param or None, str(error.code or "")
+    words = next((one for one in found if one.message), _ErrorObject())
+    param = public_text(words.param or outer.param or "")[:_MAX_PARAM_CHARS]
+    return public_text(words.message or ""), param or None, str(words.code or outer.code or "")
+
+
+def _words(raw: Raw) -> _ErrorObject:
+    """Read what an error body says in one of its members, whatever form that has."""
+    try:
+        told = _error_words.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _ErrorObject()
+    if told is None or isinstance(told, _ErrorObject):
+        return told or _ErrorObject()
+    if isinstance(told, str):
+        return _ErrorObject(told)
+    places = [(".".join(map(str, place.loc)).removeprefix("body."), place.msg) for place in told]
+    text = "; ".join(f"{where}: {what}" if where else what for where, what in places)
+    return _ErrorObject(text, places[0][0] if places else None)
 
 
 def public_text(text: str) -> str:

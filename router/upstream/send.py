@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 
 import httpx2 as httpx
 
@@ -22,9 +23,16 @@ FORWARDED = ("traceparent", "tracestate", "x-request-id", "http-referer", "x-tit
 class Sender:
     """Open calls to providers; `transports` holds `fast` and `stock`, and others by a provider's name."""
 
-    def __init__(self, transports: Mapping[str, Transport], environ: Mapping[str, str], version: str) -> None:
+    def __init__(
+        self,
+        transports: Mapping[str, Transport],
+        environ: Mapping[str, str],
+        version: str,
+        now: Callable[[], datetime],
+    ) -> None:
         self._transports = transports
         self._environ = environ
+        self._now = now
         self._agent = f"llm-router/{version}".encode()
         self._fixed: dict[str, tuple[Provider, str, tuple[tuple[bytes, bytes], ...]]] = {}
 
@@ -93,7 +101,7 @@ class Sender:
             error = b""
         finally:
             await exchange.aclose()
-        raise from_status(exchange.status, exchange.headers, error)
+        raise from_status(exchange.status, exchange.headers, error, self._now())
 
     def _call_head(self, provider: Provider) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
         """Return the address and the headers that all calls to a provider share; made once a provider."""

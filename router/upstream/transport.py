@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -131,12 +132,11 @@ class FastTransport(httpx.AsyncBaseTransport):
             for _ in range(2):  # let the event loop notice which idle connections were closed meanwhile
                 await asyncio.sleep(0)
         fresh = False
-        loop = asyncio.get_running_loop()
         while True:
             connection, used = (None if fresh else pool.take_idle()), True
             if connection is None:
                 connection, used = await pool.acquire(connect_s=timeouts.connect, pool_s=pool_s, fresh=fresh)
-            sent_s = loop.time()
+            sent_s = time.monotonic()
             exchange = connection.send(
                 head,
                 body,
@@ -148,7 +148,7 @@ class FastTransport(httpx.AsyncBaseTransport):
             try:
                 await exchange.head()
             except httpx.TransportError:
-                at_once = loop.time() - sent_s <= self._stale_window_s
+                at_once = time.monotonic() - sent_s <= self._stale_window_s
                 if exchange.stale and used and repeatable and at_once and not fresh:
                     fresh = True
                     continue

@@ -57,8 +57,7 @@ class Delivered:
         return -(-self.size_bytes // _BYTES_PER_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(Struct, frozen=True, gc=False):
     """Hold the tokens of an answer, what the customer pays and what the upstream asks, in nano-USD."""
 
     tokens: Tokens
@@ -68,8 +67,7 @@ class Bill:
     usage: Raw
 
 
-@dataclass(frozen=True, slots=True)
-class Meter:
+class Meter(Struct, frozen=True, gc=False):
     """Bill one answer at the price of its admission."""
 
     offer: Offer

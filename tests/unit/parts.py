@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import structs
+
 from router.catalog.snapshot import (
     CATEGORIES,
     Category,
@@ -139,7 +141,7 @@ def need(mode: Mode = "balanced", **changes: Any) -> Need:
         session=None,
         at=AT,
     )
-    return replace(usual, **changes)
+    return structs.replace(usual, **changes)
 
 
 def sure(category: Category = "simple") -> Categorised:

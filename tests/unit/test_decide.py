@@ -2,6 +2,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from router.catalog.snapshot import Category, Mode, Model, Policy, Price, PriceRule, Snapshot
 from router.errors import LimitReached, ModelNotAvailable, NothingFits, RouterError, Unavailable
@@ -237,7 +238,7 @@ def test_unsure_between_texts_the_qualities_are_mixed_by_probability() -> None:
     decision = choose(snapshot, need("quality"), UNSURE)
     assert winner(decision) == "allround"  # 74 against 58
     assert decision.candidates[0].quality == pytest.approx(74)
-    certain = replace(UNSURE, confidence=0.6)
+    certain = structs.replace(UNSURE, confidence=0.6)
     assert winner(choose(snapshot, need("quality"), certain)) == "coder"
 
 

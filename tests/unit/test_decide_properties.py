@@ -3,6 +3,7 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from router.catalog.snapshot import CATEGORIES, MODES, Category, Mode, Model, Policy, Price, Snapshot
 from router.routing.decide import TEXT_CATEGORIES, Candidate, Categorised, Decision, Live
@@ -128,7 +129,7 @@ def test_an_offer_that_is_dearer_slower_and_no_better_changes_no_winner(
 def test_an_offer_of_low_quality_changes_no_winner_however_cheap(
     snapshot: Snapshot, wanted: Need, categorised: Categorised, mode: Mode, name: str
 ) -> None:
-    wanted = replace(wanted, mode=mode)
+    wanted = structs.replace(wanted, mode=mode)
     before = choose(snapshot, wanted, categorised)
     best = before.chosen
     if best is None or best.quality is None or best.quality < 40:
@@ -144,7 +145,7 @@ def test_an_offer_of_low_quality_changes_no_winner_however_cheap(
 def test_a_wider_band_never_costs_more_and_a_narrower_one_is_never_worse(
     snapshot: Snapshot, wanted: Need, categorised: Categorised
 ) -> None:
-    winners = [choose(snapshot, replace(wanted, mode=mode), categorised).chosen for mode in BANDED]
+    winners = [choose(snapshot, structs.replace(wanted, mode=mode), categorised).chosen for mode in BANDED]
     if winners[0] is None:
         assert winners == [None, None, None]
         return
@@ -187,7 +188,7 @@ def test_a_cap_lets_through_exactly_what_it_covers(
     snapshot: Snapshot, wanted: Need, categorised: Categorised, cap_nusd: int
 ) -> None:
     free = choose(snapshot, wanted, categorised, Live()).candidates
-    capped = choose(snapshot, replace(wanted, max_cost_nusd=cap_nusd), categorised).candidates
+    capped = choose(snapshot, structs.replace(wanted, max_cost_nusd=cap_nusd), categorised).candidates
     assert {(*c.offer.key, c.model.id) for c in capped} == {
         (*c.offer.key, c.model.id) for c in free if c.max_nusd <= cap_nusd
     }
