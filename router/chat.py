@@ -144,10 +144,8 @@ class Chat:
         except TimeoutError:
             raise UpstreamTimeout("No upstream answered in time.") from None
         finally:
-            try:
-                await settle(rooms.ledger, walk)  # 10
-            finally:  # a client can leave while storage makes the end wait; its places must not stay taken
-                _leave(walk, key_place)
+            _leave(walk, key_place)
+            await settle(rooms.ledger, walk)  # 10
 
     def _begin(self, incoming: Incoming) -> Walk:
         return Walk(incoming.request_id, incoming.client_request_id, incoming.began_s, self._rooms.now())

@@ -27,6 +27,7 @@ from router.ledger.sqlite import FILE, RETRY_AFTER_S, Database, is_busy, unavail
 BATCH = 64
 LOCK_RETRY_S = 0.001
 STORAGE_RETRY_S = 1.0
+END_DELAY_S = 0.002
 SYNC_S = 0.1
 CHECKPOINT_COMMITS = 1_000
 
@@ -87,6 +88,7 @@ class Ledger:
         self._opened: dict[str, HoldRequest] = {}
         self._jobs: list[_Job] = []
         self._timer: asyncio.Handle | None = None
+        self._unhurried = False  # the timer is that of an end, which a hold overtakes
         self._unsynced: list[_Job] = []
         self._syncing: asyncio.Future[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
@@ -182,18 +184,29 @@ class Ledger:
             loop = self._loop = asyncio.get_running_loop()
         job = _Job(operation, loop.create_future(), loop.time() + self._wait_s)
         self._jobs.append(job)
-        if self._timer is None and not self._held_off:
-            self._timer = loop.call_soon(self._flush)
+        if self._held_off:
+            return job
+        if isinstance(operation, HoldRequest):
+            if self._unhurried:
+                self._cancel_timer()
+            if self._timer is None:
+                self._timer = loop.call_soon(self._flush)
+        elif self._timer is None:
+            # Nobody waits for an end: as a rule the next request's hold takes it into its transaction.
+            self._timer, self._unhurried = loop.call_later(END_DELAY_S, self._flush), True
         return job
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._unhurried = None, False
 
     def _submitted_on(self) -> asyncio.AbstractEventLoop:
         return self._loop or asyncio.get_running_loop()
 
     def _flush(self) -> None:
         """Write up to BATCH jobs; more wait for the next turn, so that others have the loop in between."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
         if self._held_off:
             return
         batch, self._jobs = self._jobs[:BATCH], self._jobs[BATCH:]

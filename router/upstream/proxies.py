@@ -6,12 +6,14 @@ Names and meaning of the variables are curl's: HTTP_PROXY, HTTPS_PROXY, ALL_PROX
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 
 import httpx2 as httpx
 
 _MAX_IDLE = 256
 _IDLE_EXPIRY_S = 30.0
+_WITH_PORT = re.compile(r"(\[.*\]|[^:]*):(\d+)")  # an IPv6 address without brackets has none
 
 
 class StockTransport(httpx.AsyncBaseTransport):
@@ -55,14 +57,12 @@ def _value(environ: Mapping[str, str], name: str) -> str:
 
 
 def _is_exempt(url: httpx.URL, no_proxy: str) -> bool:
-    host = url.host.lower()
+    host, port = url.host.lower(), str(url.port or {"http": 80, "https": 443}.get(url.scheme))
     for entry in no_proxy.lower().replace(",", " ").split():
-        name, colon, port = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
-        if colon and port.isdigit():
-            if str(url.port or {"http": 80, "https": 443}.get(url.scheme)) != port:
-                continue
-        else:
-            name = entry
+        match = _WITH_PORT.fullmatch(entry)
+        if match is not None and match[2] != port:
+            continue
+        name = (match[1] if match is not None else entry).strip("[]")
         if name == "*" or host == name.lstrip(".") or host.endswith("." + name.lstrip(".")):
             return True
         if "/" in name and _in_network(host, name):
