@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from typing import Literal
 
 import httpx2 as httpx
@@ -75,6 +76,8 @@ class StreamRelay:
         self._wish = wish
         self._error_style = error_style
         self._reader = EventReader()
+        self._events: deque[Event] = deque()
+        self._whole = False
         self._ready: list[bytes] = []
         self._held: bytes | None = None  # the latest finish chunk's data, kept back until the end is known
         self._usage: Raw | None = None
@@ -93,21 +96,18 @@ class StreamRelay:
         Raises `AttemptFault` when the stream breaks, ends or reports an error before it.
         """
         while not self.begun and not self._ended:
-            fault = await self._read()
+            fault = await self._step()
             if fault is not None:
-                self._break(fault)
+                raise fault
         self.begun = True
-
-    def _break(self, fault: AttemptFault) -> None:
-        """Raise a fault, unless it came in one read with the first content and so counts as after it."""
-        if not self.begun:
-            raise fault
-        self._fail(fault)
 
     async def next(self) -> bytes:
         """Return the bytes to send next, b"" after the last ones. Never raises an upstream's fault."""
+        if self._events and not self._ready:
+            # What came in one read with the first content waits until that content is on its way.
+            await asyncio.sleep(0)
         while not self._ready and not self._ended:
-            fault = await self._read()
+            fault = await self._step()
             if fault is not None:
                 self._fail(fault)
         piece = b"".join(self._ready)
@@ -127,21 +127,35 @@ class StreamRelay:
                     await self._exchange.read()
         await self._exchange.aclose()
 
+    async def _step(self) -> AttemptFault | None:
+        """Take the events that are here, else read once; stops at the first content.
+
+        Returns the fault that ends the stream. What is behind the first content counts as after it, however
+        the upstream's bytes were cut into reads.
+        """
+        if not self._events and not self._whole:
+            fault = await self._read()
+            if fault is not None or self._ended:
+                return fault
+        while self._events:
+            begun = self.begun
+            fault = self._take(self._events.popleft())
+            if fault is not None or self._ended or self.begun != begun:
+                return fault
+        if self._whole and not self._finish_if_whole():
+            return AttemptFault("cut", "ended the stream before the answer was finished")
+        return None
+
     async def _read(self) -> AttemptFault | None:
-        """Read once and take every event in it; returns the fault that ends the stream."""
+        """Read once and queue the events in it; `_whole` says that nothing more will come."""
         try:
             data = await self._exchange.read()
-            events = self._reader.feed(data) if data else self._reader.finish()
+            self._events.extend(self._reader.feed(data) if data else self._reader.finish())
         except httpx.HTTPError as broken:
             return None if self._finish_if_whole() else from_exception(broken)
         except EventTooLargeError:
             return AttemptFault("bad_answer", "sent an event without an end")
-        for event in events:
-            fault = self._take(event)
-            if fault is not None or self._ended:
-                return fault
-        if not data and not self._finish_if_whole():
-            return AttemptFault("cut", "ended the stream before the answer was finished")
+        self._whole = not data
         return None
 
     def _take(self, event: Event) -> AttemptFault | None:
