@@ -37,6 +37,8 @@ STREAM_STAGGER = 0.5  # streams begin over this share of the warm-up, so that th
 DISTINCT_LARGE = 4
 LARGE_BYTES = 1_000_000
 
+NUMBER = b"0000000000"  # where each request's own number goes
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -69,8 +71,16 @@ class Plan:
         count = DISTINCT_LARGE if self.prompt_bytes >= LARGE_BYTES else len(PROMPTS)
         return tuple(long_prompt(number, self.prompt_bytes) for number in range(count))
 
+    def numbered(self) -> Iterator[bytes]:
+        """Yield requests for ever, each with a number of its own in its prompt: no cache may answer twice."""
+        halves = [request.split(NUMBER, 1) for request in self.requests()]
+        for number in itertools.count():
+            before, after = halves[number % len(halves)]
+            yield b"%b%010d%b" % (before, number, after)
+
     def _request(self, fields: list[str], prompt: str) -> bytes:
-        messages = [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": prompt}]
+        numbered = f"{prompt} [{NUMBER.decode()}]"
+        messages = [{"role": "system", "content": SYSTEM_TEXT}, {"role": "user", "content": numbered}]
         body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": 256}
         if self.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -177,7 +187,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     if parts.scheme != "http" or parts.hostname is None:
         raise ValueError(f"{plan.url!r} is not an http:// address; the load generator speaks no TLS")
     tally = Tally(measuring=plan.once)
-    requests = itertools.cycle(plan.requests())
+    requests = plan.numbered()
     clients = []
     loop, started_s = asyncio.get_running_loop(), time.perf_counter()
     for number in range(plan.connections):

@@ -1,4 +1,4 @@
-"""Sixty-four user texts of mixed kind, so that no cache on the way can answer for all of them."""
+"""Sixty-four user texts of mixed kind; the load generator puts a number of its own into each request."""
 
 from __future__ import annotations
 
