@@ -121,7 +121,8 @@ class _Part(Struct):
 class Message(Struct, frozen=True):
     """One message as the router reads it: texts cut to head and tail, images counted.
 
-    `image_bytes` is the size of its data URIs in the body, which no tokenizer reads as text.
+    `image_bytes` is the size of its data URIs in the body, which no tokenizer reads as text; `parts` counts
+    the parts of its content, where that is a list.
     """
 
     role: str
@@ -129,6 +130,7 @@ class Message(Struct, frozen=True):
     images: int
     image_bytes: int
     has_tool_calls: bool
+    parts: int = 0
 
 
 class RequestBody(Struct, frozen=True):
@@ -253,9 +255,9 @@ def _read_messages(messages: list[_Message]) -> tuple[Message, ...]:
     for i, message in enumerate(messages):
         one = _read_message(message, f"messages[{i}]")
         images += one.images
-        parts += len(one.texts)
+        parts += one.parts
         if images > MAX_IMAGES or parts > MAX_PARTS:
-            most = f"{MAX_IMAGES} images" if images > MAX_IMAGES else f"{MAX_PARTS} texts"
+            most = f"{MAX_IMAGES} images" if images > MAX_IMAGES else f"{MAX_PARTS} parts"
             raise BadRequest(
                 f"The messages hold more than {most} up to messages[{i}]; send fewer.",
                 param=f"messages[{i}].content",
@@ -292,7 +294,10 @@ def _read_parts(role: str, content: Raw, path: str, has_tool_calls: bool) -> Mes
     try:
         parts = _parts.decode(content)
     except msgspec.ValidationError as fault:
-        raise _schema_fault(str(fault).replace("at `$", f"at `$.{path}")) from None
+        text = str(fault)
+        if " - at `$" not in text:  # the list itself
+            raise BadRequest(f"{path}: {text}.", param=path) from None
+        raise _schema_fault(text.replace("at `$", f"at `$.{path}")) from None
     texts: list[str] = []
     images = image_bytes = 0
     for i, part in enumerate(parts):
@@ -309,4 +314,4 @@ def _read_parts(role: str, content: Raw, path: str, has_tool_calls: bool) -> Mes
         elif part.type == "image_url":
             image_bytes += check_image(part.image_url, f"{where}.image_url")
             images += 1
-    return Message(role, tuple(texts), images, image_bytes, has_tool_calls)
+    return Message(role, tuple(texts), images, image_bytes, has_tool_calls, len(parts))

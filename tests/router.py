@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -122,6 +123,7 @@ class RouterServer:
 
     def _run(self) -> None:
         async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
             app = create_app(self.settings, self.catalog, self._world)
             config = uvicorn.Config(
                 app,
@@ -129,6 +131,7 @@ class RouterServer:
                 ws="none",
                 lifespan="on",
                 log_config=None,
+                server_header=False,
                 timeout_graceful_shutdown=5,
             )
             self._server = _Server(config, self._ready)
@@ -177,6 +180,18 @@ class RouterServer:
         """Ask for one chat completion."""
         body = {"model": "auto", "messages": [{"role": "user", "content": prompt}], **fields}
         return self.request("POST", "/v1/chat/completions", body, headers)
+
+    def tasks(self) -> int:
+        """Count what runs or waits in the service's event loop, this question included."""
+
+        async def count() -> int:
+            return len(asyncio.all_tasks())
+
+        return asyncio.run_coroutine_threadsafe(count(), self._loop).result(10)
+
+    def connections(self) -> int:
+        """Count the clients' connections."""
+        return len(self._server.server_state.connections)
 
     def logged(self) -> list[dict[str, Any]]:
         """Return the request lines of the log."""

@@ -96,6 +96,21 @@ class Serving:
                 return line
         raise AssertionError(f"{part!r} was not printed before the end:\n{self.text}")
 
+    def memory_bytes(self) -> int:
+        """Return what the process has in memory now, and begin to watch for its peak (Linux)."""
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+        return self._memory("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """Return the most that it has had in memory since `memory_bytes`."""
+        return self._memory("VmHWM")
+
+    def _memory(self, name: str) -> int:
+        text = Path(f"/proc/{self._process.pid}/status").read_text()
+        found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+        assert found is not None, text
+        return int(found[1]) * 1024
+
     def terminate(self) -> None:
         """Send SIGTERM."""
         self._process.send_signal(signal.SIGTERM)

@@ -223,6 +223,10 @@ def test_the_attempts_are_bounded(router: RouterServer, up: ScriptedUpstream) ->
     assert tried(up, before) == ORDER[:3]
 
 
+NOON = "Sun, 22 Nov 2026 12:00:00 GMT"
+A_MINUTE_LATER = "Sun, 22 Nov 2026 12:01:00 GMT"
+
+
 def after(code: int, seconds: str | None) -> Behaviour:
     return status(code, LEAK, [("retry-after", seconds)] if seconds else [])
 
@@ -233,7 +237,8 @@ def after(code: int, seconds: str | None) -> Behaviour:
         ([after(429, "7"), after(429, "3"), after(429, None)], 429, "3"),
         ([after(429, None)] * 3, 429, "5"),
         ([status(429, LEAK, [("retry-after-ms", "1500")])] * 3, 429, "2"),
-        ([after(429, "Wed, 21 Oct 2026 07:28:00 GMT")] * 3, 429, "5"),
+        ([after(429, "Wed, 21 Oct 2026 07:28:00 GMT")] * 3, 429, "1"),
+        ([status(429, LEAK, [("date", NOON), ("retry-after", A_MINUTE_LATER)])] * 3, 429, "60"),
         ([after(429, "0")] * 3, 429, "1"),
         ([after(503, "9")] * 3, 503, "9"),
         ([after(503, None)] * 3, 503, "5"),

@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2 as httpx
@@ -85,6 +86,78 @@ def test_retry_after_is_read_and_bounded(
     headers: list[tuple[bytes, bytes]], seconds: int | None, status: int
 ) -> None:
     assert from_status(status, headers, b"").retry_after_s == seconds
+
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+IN_A_MINUTE = b"Sun, 22 Nov 2026 12:01:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([(b"retry-after", IN_A_MINUTE)], 60),
+        ([(b"retry-after", b"Sunday, 22-Nov-26 12:01:00 GMT")], 60),
+        ([(b"retry-after", b"Sun Nov 22 12:01:00 2026")], 60),
+        ([(b"retry-after", b"Sun, 22 Nov 2026 11:00:00 GMT")], 0),
+        ([(b"retry-after", b"Sun, 22 Nov 2099 11:00:00 GMT")], 86_400),
+        # The upstream's own clock counts where it tells it.
+        ([(b"retry-after", IN_A_MINUTE), (b"date", b"Sun, 22 Nov 2026 12:00:50 GMT")], 10),
+        ([(b"retry-after", IN_A_MINUTE), (b"date", b"yesterday")], 60),
+        ([(b"retry-after", b"Sun, 22 Nov 99999999999 12:01:00 GMT")], None),
+        ([(b"retry-after", b"Sun, 41 Nov 2026 12:01:00 GMT")], None),
+        ([(b"retry-after", IN_A_MINUTE * 100)], None),
+        ([(b"retry-after", b"\xff, 22 Nov 2026 12:01:00 GMT")], None),
+        ([(b"retry-after-ms", b"1500"), (b"retry-after", IN_A_MINUTE)], 2),
+    ],
+)
+def test_a_retry_after_may_be_a_date(headers: list[tuple[bytes, bytes]], seconds: int | None) -> None:
+    assert from_status(429, headers, b"", NOW).retry_after_s == seconds
+
+
+def test_a_date_without_any_clock_is_no_wait() -> None:
+    assert from_status(429, [(b"retry-after", IN_A_MINUTE)], b"").retry_after_s is None
+
+
+@given(st.binary())
+def test_any_retry_after_gives_a_bounded_wait_or_none(value: bytes) -> None:
+    wait_s = from_status(503, [(b"retry-after", value), (b"date", value)], b"", NOW).retry_after_s
+    assert wait_s is None or 0 <= wait_s <= 86_400
+
+
+OTHER_FORMS = [
+    ({"message": "n is wrong", "param": "n", "code": 400, "object": "error"}, "n is wrong", "n"),
+    ({"message": "n is wrong"}, "n is wrong", None),
+    ({"detail": "n is wrong"}, "n is wrong", None),
+    ({"detail": [{"loc": ["body", "n"], "msg": "too large", "type": "x"}]}, "n: too large", "n"),
+    (
+        {"detail": [{"loc": ["body", "messages", 0, "role"], "msg": "missing"}, {"msg": "and more"}]},
+        "messages.0.role: missing; and more",
+        "messages.0.role",
+    ),
+    ({"detail": {"message": "n is wrong"}}, "n is wrong", None),
+    ({"error": "n is wrong", "error_type": "validation"}, "n is wrong", None),
+    ({"error": None, "message": "n is wrong"}, "n is wrong", None),
+    ({"error": {"code": 400}, "message": "n is wrong"}, "n is wrong", None),
+    ({"error": {"message": "n is wrong", "param": "n"}, "message": "other", "param": "x"}, "n is wrong", "n"),
+    ({"message": 5, "detail": "n is wrong"}, "n is wrong", None),
+    ({"message": "see http://10.0.0.5:8000/v1"}, "see [removed]", None),
+]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize(("said", "message", "param"), OTHER_FORMS)
+def test_the_words_of_other_servers_are_kept(
+    status: int, said: dict[str, Any], message: str, param: str | None
+) -> None:
+    told = as_error([from_status(status, [], json.dumps(said).encode())])
+    assert (told.status, told.param) == (status, param)
+    assert told.message == f"The upstream refused the request: {message}"
+
+
+def test_too_long_is_seen_in_every_form() -> None:
+    for said in ({"message": "maximum context length is 5"}, {"detail": "prompt is too long"}):
+        assert from_status(400, [], json.dumps(said).encode()).kind == "too_long"
+    assert from_status(400, [], b'{"message": "x", "code": "context_length_exceeded"}').kind == "too_long"
 
 
 def test_a_refusal_keeps_status_param_and_words() -> None:

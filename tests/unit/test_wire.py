@@ -284,3 +284,44 @@ def outcome(data: bytes) -> RequestBody | RouterError:
         return parse_request(data)
     except RouterError as refused:
         return refused
+
+
+PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAAB"
+
+
+def many_parts(count: int, part: dict[str, Any]) -> list[dict[str, Any]]:
+    """Spread parts over messages."""
+    return [{"role": "user", "content": [part] * 50}] * (count // 50)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}] * 1_001}, "tools"),
+        ({"functions": [{"name": "f"}] * 1_001}, "functions"),
+        ({"models": ["auto"] * 101}, "models"),
+        ({"messages": [HELLO] * 20_001}, "messages"),
+        (
+            {"messages": many_parts(300, {"type": "image_url", "image_url": {"url": PNG}})},
+            "messages[5].content",
+        ),
+        ({"messages": many_parts(20_050, {"type": "text", "text": ""})}, "messages[400].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "file"}] * 20_001}]}, "messages[0].content"),
+    ],
+)
+def test_what_one_request_can_hold_is_bounded(fields: dict[str, Any], param: str) -> None:
+    assert fault(body(**fields)).param == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function"}] * 1_000},
+        {"models": ["auto"] * 100},
+        {"messages": [HELLO] * 20_000},
+        {"messages": many_parts(250, {"type": "image_url", "image_url": {"url": PNG}})},
+        {"messages": many_parts(20_000, {"type": "text", "text": ""})},
+    ],
+)
+def test_up_to_the_bounds_everything_is_taken(fields: dict[str, Any]) -> None:
+    assert parse_request(body(**fields)).model == "auto"
