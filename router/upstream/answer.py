@@ -57,9 +57,11 @@ async def read_body(exchange: Exchange, limit_bytes: int = MAX_ANSWER_BYTES) -> 
             size += len(piece)
             if size > limit_bytes:
                 raise AttemptFault("bad_answer", "sent an answer that is too large")
+        return b"".join(pieces)
     except httpx.HTTPError as fault:
         raise from_exception(fault) from None
-    return b"".join(pieces)
+    finally:
+        pieces.clear()  # a fault keeps its frames for a while, and what was read must not stay with them
 
 
 def read_completion(body: bytes, meter: Meter) -> Answer:

@@ -21,8 +21,9 @@ from tests.upstream import ScriptedUpstream, answer, raw
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the memory's size from /proc")
 
 MEBIBYTE = 2**20
-FIRST, SECOND = "test/first", "test/second"
-BODY = json.dumps({"model": FIRST, "models": [SECOND], "messages": [{"role": "user", "content": "hi"}]})
+FIRST, SECOND, THIRD = "test/first", "test/second", "test/third"
+MESSAGES = [{"role": "user", "content": "hi"}]
+BODY = json.dumps({"model": FIRST, "models": [SECOND, THIRD], "messages": MESSAGES})
 STREAM_BODY = BODY[:-1] + ', "stream": true}'
 EXPORT = ("ledger", "export", "--json", "--data", "data")
 SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
@@ -36,7 +37,7 @@ def up() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture
 def router(up: ScriptedUpstream, tmp_path: Path) -> Iterator[Serving]:
-    models = [Offered(FIRST), Offered(SECOND)]
+    models = [Offered(FIRST), Offered(SECOND), Offered(THIRD)]
     write_catalog(tmp_path / "catalog", {"scripted": up.base_url}, models)
     up.on(FIRST, answer())
     up.on(SECOND, answer("from the second offer"))
@@ -87,6 +88,15 @@ def test_a_gzip_bomb_is_refused_and_the_next_offer_answers(
 
     assert b"from the second offer" in ask(router, body)
     assert [request.model for request in up.requests[-2:]] == [FIRST, SECOND]
+    assert router.peak_bytes() - before < 100 * MEBIBYTE
+
+
+def test_failed_attempts_keep_nothing_of_what_they_read(up: ScriptedUpstream, router: Serving) -> None:
+    for model in (FIRST, SECOND, THIRD):
+        up.on(model, raw(gzip_bomb("application/json"), then="keep"))
+    before = router.memory_bytes()
+
+    assert b"(3 offers tried" in ask(router)
     assert router.peak_bytes() - before < 100 * MEBIBYTE
 
 
