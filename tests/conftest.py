@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from importlib.util import find_spec
 
 import pytest
+from hypothesis import settings
 
 from router.catalog.local import LOCAL_PORTS
+
+# The same examples in every run, and no clock; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -16,8 +16,8 @@ from router.catalog.price import Tokens, charge_nusd, cost_nusd, price_at
 from router.catalog.snapshot import Offer, Policy
 from router.ledger.money import nusd_to_usd
 
-# Deltas of fewer bytes than this on average are one token each; longer ones carry several tokens.
-_SINGLE_TOKEN_DELTA_BYTES = 12
+# Providers send a token a delta, or several tokens in a long one.
+_SINGLE_TOKEN_BELOW_BYTES = 16
 _BYTES_PER_TOKEN = 4
 
 
@@ -40,21 +40,16 @@ _members = msgspec.json.Decoder(dict[str, Raw])
 
 @dataclass(slots=True)
 class Delivered:
-    """Count what of an answer's text has gone by; `size_bytes` is of the JSON strings' insides."""
+    """Estimate the completion tokens of what has gone by, delta by delta."""
 
-    deltas: int = 0
-    size_bytes: int = 0
+    tokens: int = 0
 
     def add(self, size_bytes: int) -> None:
-        """Count one delta."""
-        self.deltas += 1
-        self.size_bytes += size_bytes
-
-    def tokens(self) -> int:
-        """Estimate the completion tokens: one a delta, unless the deltas are too long for that."""
-        if self.size_bytes < self.deltas * _SINGLE_TOKEN_DELTA_BYTES:
-            return self.deltas
-        return -(-self.size_bytes // _BYTES_PER_TOKEN)
+        """Count one delta, by the size of its JSON string's inside: a token, or several if it is long."""
+        if size_bytes >= _SINGLE_TOKEN_BELOW_BYTES:
+            self.tokens += -(-size_bytes // _BYTES_PER_TOKEN)
+        elif size_bytes > 0:
+            self.tokens += 1
 
 
 class Bill(Struct, frozen=True, gc=False):
@@ -81,7 +76,7 @@ class Meter(Struct, frozen=True, gc=False):
         """Bill what the upstream reported, or an estimate where that cannot be true."""
         usage = self._believable(reported)
         if usage is None:
-            tokens = Tokens(min(self.prompt_tokens, self.offer.context), delivered.tokens())
+            tokens = Tokens(min(self.prompt_tokens, self.offer.context), delivered.tokens)
         else:
             tokens = _tokens(usage)
         charge = charge_nusd(self.offer, self.policy, self.at, tokens)
