@@ -16,9 +16,6 @@ from msgspec import Struct
 
 from router.classifier.followups import is_closing, is_continuation
 
-HEAD_CHARS = 4_000
-TAIL_CHARS = 4_000
-
 _MARK = "⟦openclaw:ctx⟧"
 _BEGIN = "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>"
 _END = "<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
