@@ -7,7 +7,7 @@ from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
-from router.api.http import AsgiClient, serve_post
+from router.api.http import AsgiClient, Manner, RequestIds, serve_post
 from router.chat import Chat, Incoming
 from router.settings import Settings
 
@@ -17,11 +17,11 @@ ROUTE_PATH = "/v1/route"
 
 def chat_routes(chat: Chat, settings: Settings) -> list[ASGIRouteHandler]:
     """Return the handlers of the POST routes."""
-    limit_bytes, style = settings.max_body_mib * 2**20, settings.error_code
+    manner = Manner(settings.max_body_mib * 2**20, settings.error_code, RequestIds())
 
     @asgi(list(CHAT_PATHS), copy_scope=False)
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
-        await serve_post(scope, receive, send, limit_bytes=limit_bytes, style=style, handle=chat.complete)
+        await serve_post(scope, receive, send, manner=manner, handle=chat.complete)
 
     async def answer_route(incoming: Incoming, client: AsgiClient) -> None:
         decision, headers = chat.route(incoming)
@@ -32,6 +32,6 @@ def chat_routes(chat: Chat, settings: Settings) -> list[ASGIRouteHandler]:
 
     @asgi(ROUTE_PATH, copy_scope=False)
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        await serve_post(scope, receive, send, limit_bytes=limit_bytes, style=style, handle=answer_route)
+        await serve_post(scope, receive, send, manner=manner, handle=answer_route)
 
     return [chat_completions, route]

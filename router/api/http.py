@@ -8,24 +8,66 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import cast
 
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from router.access.keys import authorization_of
+from router.api.cycle import departure_of
 from router.chat import Incoming
 from router.errors import BadRequest, ErrorCodeStyle, InternalError, MethodNotAllowed, RouterError, TooLarge
+from router.upstream.send import FORWARDED
 
 _log = logging.getLogger("router.api")
 _MAX_REQUEST_ID_CHARS = 128
 _JSON = (b"content-type", b"application/json")
-_WATCH_AFTER_S = 0.02
+_READ = frozenset(
+    (
+        b"x-request-id",
+        b"content-encoding",
+        b"content-length",
+        b"x-llm-router-max-cost-usd",
+        b"x-llm-router-mode",
+        b"x-llm-router-session",
+        *(name.encode() for name in FORWARDED),
+    )
+)
+_RANDOM_BYTES = 10
+_RANDOM_BLOCK_BYTES = 4_000
 _LINGER_S = 2.0
 _LINGER_BYTES = 128 * 2**20
 
 
 class ClientGone(Exception):
     """The client left before its request was whole."""
+
+
+class RequestIds:
+    """Make unique ids that sort by time, so that the ledger's index grows at its end.
+
+    Random bytes are fetched a block at a time: a system call for each id costs as much as reading the body.
+    """
+
+    def __init__(self) -> None:
+        self._random = ""
+        self._at = 0
+
+    def __call__(self) -> str:
+        """Return the next id."""
+        if self._at >= len(self._random):
+            self._random, self._at = os.urandom(_RANDOM_BLOCK_BYTES).hex(), 0
+        at, self._at = self._at, self._at + 2 * _RANDOM_BYTES
+        return f"req_{time.time_ns() // 1_000_000:011x}{self._random[at : self._at]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How the POST routes serve: the largest body, the form of errors, where ids come from."""
+
+    limit_bytes: int
+    style: ErrorCodeStyle
+    new_id: Callable[[], str]
 
 
 class AsgiClient:
@@ -47,23 +89,18 @@ class AsgiClient:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-def incoming_of(scope: HTTPScope) -> Incoming:
-    """Return the request without its body; header values that are not Latin text are not possible in ASGI."""
+def incoming_of(scope: HTTPScope, request_id: str) -> Incoming:
+    """Return the request without its body, and of its headers those that anybody here reads."""
     raw = scope["headers"]
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    headers = {name.decode(): value.decode("latin-1") for name, value in raw if name in _READ}
     return Incoming(
-        request_id=new_request_id(),
+        request_id=request_id,
         client_request_id=_usable_request_id(headers.get("x-request-id")),
         headers=headers,
         authorization=authorization_of(raw),
         body=b"",
         began_s=time.monotonic(),
     )
-
-
-def new_request_id() -> str:
-    """Return a unique id that sorts by time, so that the ledger's index grows at its end."""
-    return f"req_{time.time_ns() // 1_000_000:011x}{os.urandom(10).hex()}"
 
 
 def _usable_request_id(theirs: str | None) -> str | None:
@@ -148,8 +185,7 @@ async def serve_post(
     receive: Receive,
     send: Send,
     *,
-    limit_bytes: int,
-    style: ErrorCodeStyle,
+    manner: Manner,
     handle: Callable[[Incoming, AsgiClient], Awaitable[None]],
 ) -> None:
     """Serve one POST: read it, handle it while the client stays, answer every error once.
@@ -157,16 +193,16 @@ async def serve_post(
     This is one of the two places that catch everything: it answers for the request.
     """
     client = AsgiClient(send)
-    incoming = incoming_of(cast(HTTPScope, scope))
+    incoming = incoming_of(cast(HTTPScope, scope), manner.new_id())
     departure: _Departure | None = None
     try:
         if cast(HTTPScope, scope)["method"] != "POST":
             raise MethodNotAllowed("This route takes POST.")
-        incoming.body = await read_body(incoming, receive, limit_bytes)
-        departure = _Departure(receive, client)
+        incoming.body = await read_body(incoming, receive, manner.limit_bytes)
+        departure = _Departure(scope, client)
         await handle(incoming, client)
     except RouterError as error:
-        await _answer_late(client, error, incoming, style, receive)
+        await _answer_late(client, error, incoming, manner.style, receive)
     except ClientGone:
         return
     except asyncio.CancelledError:
@@ -175,7 +211,7 @@ async def serve_post(
     except Exception:  # noqa: BLE001 - answers for the request
         _log.exception("request %s failed", incoming.request_id)
         broken = InternalError(f"Something broke in the router; its log knows it as {incoming.request_id}.")
-        await _answer_late(client, broken, incoming, style, receive)
+        await _answer_late(client, broken, incoming, manner.style, receive)
     finally:
         if departure is not None:
             departure.stop()
@@ -193,31 +229,22 @@ async def _answer_late(
 
 
 class _Departure:
-    """Cancel the request when its client leaves before the answer is whole.
+    """Cancel the request when its client leaves before the answer is whole."""
 
-    A request that is answered within `_WATCH_AFTER_S` costs a timer and not a task.
-    """
-
-    def __init__(self, receive: Receive, client: AsgiClient) -> None:
+    def __init__(self, scope: Scope, client: AsgiClient) -> None:
         self.seen = False
-        self._receive = receive
         self._client = client
-        self._request = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
+        self._request = asyncio.current_task(asyncio.get_running_loop())
+        self._call = departure_of(scope)
+        if self._call is not None:
+            self._call(self._leave)
 
     def stop(self) -> None:
-        """Stop watching; the request has ended."""
-        self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        """Look no more; the request has ended."""
+        if self._call is not None:
+            self._call(None)
 
-    def _begin(self) -> None:
-        self._watcher = asyncio.ensure_future(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _leave(self) -> None:
         if self._request is not None and not self._client.ended:
             self.seen = True
             self._request.cancel()

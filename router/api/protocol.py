@@ -2,22 +2,29 @@
 
 A client that sends its head or its body a byte at a time, or never reads its answer, would hold a connection
 for ever. The timers are started only when a head or a body is not whole after a read, or when a client falls
-behind with reading, so an ordinary request costs nothing.
+behind with reading, and the one for idle connections is left alone while requests come: an ordinary request
+sets none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
+import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from router.api.cycle import Cycle, note_failure
 from router.errors import BadRequest, RouterError, Unavailable
 
 _log = logging.getLogger("router.api")
+_VERSIONS = frozenset(("1.1", "1.0"))
 _REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 _LINGER_S = 1.0  # that a refused client has to read why; closing at once would reset what it has not read
 _STOPPING_LOOK_S = 0.2
@@ -39,6 +46,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """Serve one connection; closes it when a bound or a deadline is passed."""
 
     bounds: ClassVar[Bounds] = Bounds()
+    cycle: Cycle | None  # type: ignore[assignment]  # uvicorn's own class there
+    pipeline: deque[tuple[Cycle, ASGI3Application]]  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,6 +59,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stopping = False
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._idle_since_s = 0.0
         self._unsent_bytes = 0
         self._unsent_since_s = 0.0
 
@@ -62,12 +73,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(self.bounds.head_s, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadlines."""
+        """Forget the deadlines; whoever works on an answer for this client is told."""
         self._clear_deadline()
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
+        for timer in (self._stall, self._idle):
+            if timer is not None:
+                timer.cancel()
+        self._stall = self._idle = None
+        cycles = [cycle for cycle, _ in self.pipeline]
+        for cycle in (self.cycle, *cycles):
+            if cycle is not None:
+                cycle.leave()
         super().connection_lost(exc)
+        self.cycle = None  # they refer to each other
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that stays open is counted, and a deadline set for what is missing."""
@@ -75,7 +92,12 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         was_in_head = self._in_head
         self._read_bytes = len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade:
+            pass  # the request is served as if it had not asked for another protocol
         if self._refused or self.transport.is_closing():
             return
         if self._in_head:
@@ -96,17 +118,40 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header line, up to a bound."""
-        super().on_header(name, value)
-        if len(self.headers) > self.bounds.headers:
-            raise ValueError("too many headers")
-
     def on_headers_complete(self) -> None:
         """Begin the body; refuses what no honest client sends: old versions, a proxy's target, odd hosts."""
-        version = self.parser.get_http_version()
+        version = self._check_head()
+        self._in_head, self._in_body = False, True
+        self._clear_deadline()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope = self.scope
+        scope["http_version"] = version
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        cycle = Cycle(
+            scope,
+            self,
+            self.server_state.default_headers,
+            wants_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self._stopping,
+        )
+        behind, self.cycle = self.cycle, cycle
+        if behind is None or behind.response_complete:
+            self._begin(cycle)
+        else:  # a pipelined request waits for the answers before it
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _check_head(self) -> str:
+        """Return the HTTP version. Raises ValueError, which comes out of the parser as its own fault."""
+        version: str = self.parser.get_http_version()
+        if len(self.headers) > self.bounds.headers:
+            raise ValueError("too many headers")
         hosts = sum(name == b"host" for name, _ in self.headers)
-        if version not in ("1.1", "1.0") or hosts > 1 or (version == "1.1" and not hosts):
+        if version not in _VERSIONS or hosts > 1 or (version == "1.1" and not hosts):
             raise ValueError("not HTTP/1.1 with one host")
         if not self.url.startswith(b"/"):
             raise ValueError("the target is not a path")
@@ -114,27 +159,67 @@ class BoundedProtocol(HttpToolsProtocol):
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self.bounds.head_bytes:
                 raise ValueError("the head is too large")
-        super().on_headers_complete()
-        self._in_head, self._in_body = False, True
-        self._clear_deadline()
-        if self._stopping:
-            self.cycle.keep_alive = False
+        return version
+
+    def _begin(self, cycle: Cycle) -> None:
+        """Let the application answer; uvicorn waits for the tasks of its set when it stops."""
+        task = self.loop.create_task(cycle.run(self.app))
+        self.tasks.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        note_failure(task)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body; reads no further than one high-water mark ahead of the application."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
+        cycle.body.append(body)
+        cycle.size += len(body)
+        if cycle.size > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """End the body; until the next head begins, the answer and a pause may take their time."""
         self._in_body = False
         self._clear_deadline()
-        super().on_message_complete()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """Go on after an answer; a closing connection must not wait for ever until the answer is read."""
-        super().on_response_complete()
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._watch_unsent()
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, _ = self.pipeline.pop()
+            self._begin(cycle)
+            return
+        self._idle_since_s = self.loop.time()
+        if self._idle is None:
+            self._idle = self.loop.call_later(self.timeout_keep_alive, self._look_at_idle)
+
+    def _look_at_idle(self) -> None:
+        """Close a connection that was idle for long; one timer moves on from request to request."""
+        self._idle = None
+        busy = not self._is_idle() or self._deadline is not None
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s <= 0 and not busy:
+            self._give_up()
+        else:
+            self._idle = self.loop.call_later(self.timeout_keep_alive if busy else left_s, self._look_at_idle)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse bytes that are no request; while an earlier request's answer is due, by closing alone."""
-        if self._is_idle() or (self._in_body and not self.pipeline and not self.cycle.response_started):
+        running = self._running()
+        if running is None or (self._in_body and not self.pipeline and not running.response_started):
             self._refuse(BadRequest(msg, name="invalid_http"))
         else:
             self._refused = True
@@ -146,18 +231,15 @@ class BoundedProtocol(HttpToolsProtocol):
         super().pause_writing()
         self._watch_unsent()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that was idle for long; what was not read by now never will be."""
-        self._give_up()
-
     def shutdown(self) -> None:
         """Let a running answer end; an idle connection stays open meanwhile, so that it can be told."""
         self._stopping = True
         self.app = _while_stopping(self.app)
-        if self._is_idle():
+        running = self._running()
+        if running is None:
             self._leave_last()
         else:
-            self.cycle.keep_alive = False
+            running.keep_alive = False
 
     def _leave_last(self) -> None:
         """Close an idle connection once no request runs in the process."""
@@ -168,20 +250,21 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._is_idle():
             self.transport.close()
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Stay silent: the request is served, and a client could fill the log."""
+    def _running(self) -> Cycle | None:
+        """Return the request whose answer is due, None when nothing is."""
+        return None if self.cycle is None or self.cycle.response_complete else self.cycle
 
     def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
+        return self._running() is None
 
     def _refuse(self, error: RouterError) -> None:
         """Answer in the form of all our errors, take nothing more, and close."""
         self._refused = True
         self._clear_deadline()
         self.connections.discard(self)
-        if not self._is_idle():
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        running = self._running()
+        if running is not None:
+            running.leave()
         body = error.body()
         head = [
             b"HTTP/1.1 %d %s" % (error.status, _REASONS[error.status].encode()),
