@@ -84,7 +84,7 @@ class Plan:
         body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": 256}
         if self.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        data = json.dumps(body).encode()
+        data = json.dumps(body, separators=(",", ":")).encode()  # as SDKs write it
         head = "\r\n".join([*fields, f"Content-Length: {len(data)}", "", ""])
         return head.encode() + data
 

@@ -25,6 +25,7 @@ from router.access.keys import Access, Keys
 from router.attempts import Attempts
 from router.billing import hold, settle
 from router.catalog.snapshot import Snapshot
+from router.deadline import Deadline
 from router.decider import Decider
 from router.errors import InternalError, RouterError, UpstreamTimeout
 from router.ledger.ledger import Ledger
@@ -138,7 +139,7 @@ class Chat:
         try:
             await hold(rooms.ledger, walk, decision.candidates[0])  # 6
             trace = trace_headers(walk, incoming.headers)
-            async with asyncio.timeout(rooms.settings.deadline_s):
+            with Deadline(rooms.settings.deadline_s):
                 answer = await self._attempts.first_answer(walk, body, catalog, trace)  # 7, 8
             await self._relay(walk, answer, client)  # 9
         except TimeoutError:
@@ -182,7 +183,7 @@ class Chat:
         walk.first_piece_s = rooms.monotonic()
         if isinstance(answer, Answer):
             walk.bill = answer.bill
-            length = (b"content-length", str(len(answer.body)).encode())
+            length = (b"content-length", b"%d" % len(answer.body))
             await client.start(200, [_JSON, length, cost_header(walk), *headers])
             await client.send(answer.body, more=False)
             return

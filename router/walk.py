@@ -8,7 +8,6 @@ from datetime import datetime
 
 from router.access.keys import Caller
 from router.ledger.money import nusd_to_usd
-from router.ledger.rows import utc_text
 from router.limits import Place
 from router.routing.decide import Candidate, Decision
 from router.routing.need import Need
@@ -64,25 +63,30 @@ class Walk:
 def head(walk: Walk) -> list[tuple[bytes, bytes]]:
     """Return the headers that explain an answer; all values are ASCII."""
     decision = walk.decision
-    headers = [("x-request-id", walk.shown_id)]
+    headers = [(b"x-request-id", walk.shown_id.encode())]
     if decision is not None:
         categorised = decision.categorised
-        headers.append(("x-llm-router-logical-model", decision.need.asked.name))
+        headers.append((b"x-llm-router-logical-model", _ascii(decision.need.asked.name)))
         if categorised.category is not None:
-            headers.append(("x-llm-router-category", categorised.category))
+            headers.append((b"x-llm-router-category", categorised.category.encode()))
         if categorised.confidence is not None:
-            headers.append(("x-llm-router-confidence", f"{categorised.confidence:.4f}"))
+            headers.append((b"x-llm-router-confidence", b"%.4f" % categorised.confidence))
         candidate = walk.candidate or decision.chosen
         if candidate is not None:
-            headers.append(("x-llm-router-resolved-model", candidate.model.id))
-            headers.append(("x-llm-router-provider", candidate.offer.provider))
             reason = decision.reason if candidate is decision.chosen else "fallback_after_error"
-            headers.append(("x-llm-router-reason", reason))
-        headers.append(("x-llm-router-catalog", decision.catalog))
-    headers.append(("x-llm-router-attempts", str(walk.attempts)))
-    timings = ", ".join(f"{name};dur={ms:.3f}" for name, ms in walk.timings_ms.items())
-    headers.append(("server-timing", timings))
-    return [(name.encode(), value.encode("ascii", "replace")) for name, value in headers]
+            headers += (
+                (b"x-llm-router-resolved-model", _ascii(candidate.model.id)),
+                (b"x-llm-router-provider", _ascii(candidate.offer.provider)),
+                (b"x-llm-router-reason", reason.encode()),
+            )
+        headers.append((b"x-llm-router-catalog", decision.catalog.encode()))
+    timings = ", ".join([f"{name};dur={ms:.3f}" for name, ms in walk.timings_ms.items()])
+    headers += ((b"x-llm-router-attempts", b"%d" % walk.attempts), (b"server-timing", timings.encode()))
+    return headers
+
+
+def _ascii(text: str) -> bytes:
+    return text.encode("ascii", "replace")
 
 
 def cost_header(walk: Walk) -> tuple[bytes, bytes]:
@@ -98,7 +102,7 @@ def note(walk: Walk, now_s: float, log: RequestLog, metrics: Metrics) -> None:
     model = candidate.model.id if candidate is not None else None
     first_s = None if walk.first_piece_s is None else walk.first_piece_s - walk.began_s
     log.write(
-        utc_text(walk.at.timestamp()),
+        walk.at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z",
         {
             "request_id": walk.request_id,
             "client_request_id": walk.client_request_id,

@@ -1,8 +1,9 @@
 """One request and its answer on a connection: ASGI's `receive` and `send`, written for what is served here.
 
-uvicorn's own cycle looks at every header of an answer with two regular expressions and tells the application
-of a leaving client only through `receive`, which needs a task that waits there. This one checks the head
-once and calls back, through the ASGI extension `router.departure`.
+uvicorn's own cycle looks at every header of an answer with two regular expressions, writes the head by itself
+and tells the application of a leaving client only through `receive`, which needs a task that waits there.
+This one checks the head once, writes it with what follows in one system call, and calls back through the ASGI
+extension `router.departure`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _BODYLESS = frozenset((204, 304))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
+_JOIN_BYTES = 64 * 1024
 _BROKEN = (
     b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain\r\n"
     b"content-length: 21\r\nconnection: close\r\n\r\nInternal Server Error"
@@ -50,6 +52,7 @@ class Cycle:
     __slots__ = (
         "_chunked",
         "_default_headers",
+        "_head",
         "_left",
         "_line",
         "_on_departure",
@@ -86,6 +89,7 @@ class Cycle:
         self._line = line
         self._default_headers = default_headers
         self._wants_continue = wants_continue
+        self._head = b""
         self._chunked = False
         self._left = 0
         self._on_departure: Callable[[], None] | None = None
@@ -118,7 +122,7 @@ class Cycle:
         if self.response_complete or self.disconnected:
             return
         transport = self._line.transport
-        if not self.response_started:
+        if self._head or not self.response_started:
             transport.write(_BROKEN)
         transport.close()
 
@@ -138,8 +142,9 @@ class Cycle:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Write the head or a part of the body; waits while the client does not read.
+        """Keep the head, or write a part of the body; waits while the client does not read.
 
+        The head goes out with the first part, as ASGI wants it.
         Raises RuntimeError for what would break the framing of the connection.
         """
         if self._line.flow.write_paused and not self.disconnected:
@@ -170,7 +175,7 @@ class Cycle:
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             raise RuntimeError("a header of the answer would begin another one")
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        self._line.transport.write(b"%b%b\r\n" % (line, head))
+        self._head = b"%b%b\r\n" % (line, head)
 
     def _framing(self, headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
         """Return (the declared length, whether the answer closes the connection)."""
@@ -188,18 +193,22 @@ class Cycle:
         return length, closing
 
     def _write(self, body: bytes, *, more: bool) -> None:
-        write = self._line.transport.write
+        head, self._head = self._head, b""
         if self._scope["method"] == "HEAD":
             self._left = 0
+            body = b""
         elif self._chunked:
-            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            if chunk or not more:
-                write(chunk if more else chunk + _LAST_CHUNK)
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if not more:
+                body += _LAST_CHUNK
         else:
             self._left -= len(body)
             if self._left < 0:
                 raise RuntimeError("the answer is longer than its content-length")
-            write(body)
+        if len(body) > _JOIN_BYTES and head:
+            self._line.transport.writelines((head, body))
+        elif head or body:
+            self._line.transport.write(head + body)
         if not more:
             self._end()
 

@@ -150,7 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         version: str = self.parser.get_http_version()
         if len(self.headers) > self.bounds.headers:
             raise ValueError("too many headers")
-        hosts = sum(name == b"host" for name, _ in self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host")
         if version not in _VERSIONS or hosts > 1 or (version == "1.1" and not hosts):
             raise ValueError("not HTTP/1.1 with one host")
         if not self.url.startswith(b"/"):

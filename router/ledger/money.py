@@ -39,11 +39,9 @@ def nusd_to_usd(nusd: int) -> str:
 
     The text is a valid JSON number: "0", "12.5", "0.000123456", "-0.25".
     """
-    usd, rest = divmod(abs(nusd), NUSD_PER_USD)
+    digits = f"{abs(nusd):010d}"
     sign = "-" if nusd < 0 else ""
-    if rest == 0:
-        return f"{sign}{usd}"
-    return f"{sign}{usd}." + f"{rest:09d}".rstrip("0")
+    return f"{sign}{digits[:-9]}.{digits[-9:]}".rstrip("0").removesuffix(".")
 
 
 def cost_pusd_to_nusd(pusd: int) -> int:

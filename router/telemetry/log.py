@@ -82,20 +82,21 @@ class RequestLog:
 
     def write(self, at: str, fields: dict[str, Any]) -> None:
         """Write the fields that are not None, in their order; from the event loop."""
-        present = {
-            name: _as_utf8(value) if isinstance(value, str) else value
-            for name, value in fields.items()
-            if value is not None
-        }
-        if self._form == "json":
-            line = self._encode({"at": at, "level": "info", "logger": "router.request", **present}).decode()
-        else:
-            line = f"{at} request " + " ".join(f"{k}={_text(v)}" for k, v in present.items())
+        present = {name: value for name, value in fields.items() if value is not None}
+        line = self._json_line(at, present) if self._form == "json" else _text_line(at, present)
         self._stream.write(line + "\n")
         if not self._delayed:
             self._stream.flush()
         elif self._flushing is None:
             self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def _json_line(self, at: str, present: dict[str, Any]) -> str:
+        line = {"at": at, "level": "info", "logger": "router.request", **present}
+        try:
+            return self._encode(line).decode()
+        except UnicodeEncodeError:
+            escaped = {k: _as_utf8(v) if isinstance(v, str) else v for k, v in line.items()}
+            return self._encode(escaped).decode()
 
     def flush(self) -> None:
         """Write out what waits."""
@@ -103,9 +104,23 @@ class RequestLog:
         self._stream.flush()
 
 
+def _text_line(at: str, present: dict[str, Any]) -> str:
+    """Return `name=value` pairs; a value that could be taken for more than one is quoted."""
+    pairs = [
+        f"{name}={value:.4g}" if type(value) is float else f"{name}={value}"
+        for name, value in present.items()
+    ]
+    line = " ".join(pairs)
+    # One look at the whole line: as a rule no value needs a look of its own.
+    plain = line.isascii() and line.isprintable() and '"' not in line and line.count(" ") == len(pairs) - 1
+    if not plain:
+        line = " ".join(f"{name}={_text(value)}" for name, value in present.items())
+    return f"{at} request {line}"
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str(value)
+    text = _as_utf8(str(value))
     plain = text.isascii() and text.isprintable() and " " not in text and '"' not in text
     return text if plain else msgspec.json.encode(text).decode()

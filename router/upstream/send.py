@@ -18,6 +18,7 @@ from router.wire import RequestBody
 
 # Of the client's headers only these go upstream; none of them can name an address, a key or a cookie.
 FORWARDED = ("traceparent", "tracestate", "x-request-id", "http-referer", "x-title")
+_FORWARDED = tuple((name, name.encode()) for name in FORWARDED)
 
 
 class Sender:
@@ -81,11 +82,7 @@ class Sender:
         headers = (
             *fixed,
             (b"accept", accept),
-            *(
-                (name.encode(), trace[name].encode("latin-1", "ignore"))
-                for name in FORWARDED
-                if name in trace
-            ),
+            *[(sent, trace[name].encode("latin-1", "ignore")) for name, sent in _FORWARDED if name in trace],
         )
         call = Call(url, headers, body.for_upstream(offer.upstream_model), provider.timeouts)
         transport = self._transports.get(provider.name) or self._transports[provider.transport]

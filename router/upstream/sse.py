@@ -6,7 +6,8 @@ Source of the format: WHATWG HTML, section 9.2. Events keep their bytes as they 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 # Two line ends in a row, of any kind; "\r\n" is one line end, not two.
@@ -19,8 +20,7 @@ class EventTooLargeError(Exception):
     """An event has grown over `MAX_EVENT_BYTES` without an end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True, gc=False):
     """One event: its bytes with the blank line, and its data; None for comments and other fields alone."""
 
     raw: bytes
@@ -46,12 +46,12 @@ class EventReader:
                 return []
             buffer = buffer.removeprefix(_BOM)
             self._started = True
-        events, start = [], 0
         # A blank line may have begun in the bytes that were here before; no further back than three bytes.
         search_from = max(0, len(self._buffer) - 3)
-        while match := _BLANK_LINE.search(buffer, max(start, search_from)):
-            events.append(_event(buffer[start : match.end()]))
-            start = match.end()
+        if b"\r" in buffer:
+            events, start = _cut_any(buffer, search_from)
+        else:
+            events, start = _cut_plain(buffer, search_from)
         self._buffer = buffer[start:]
         if len(self._buffer) > MAX_EVENT_BYTES:
             raise EventTooLargeError
@@ -61,6 +61,26 @@ class EventReader:
         """Return what is left when the stream ends without a blank line."""
         rest, self._buffer = self._buffer, b""
         return [_event(rest.rstrip(b"\r\n") + b"\n\n")] if rest.strip() else []
+
+
+def _cut_plain(buffer: bytes, search_from: int) -> tuple[list[Event], int]:
+    """Return the whole events of a buffer without carriage returns, as nearly all are, and what was taken."""
+    events: list[Event] = []
+    start = 0
+    while (end := buffer.find(b"\n\n", max(start, search_from))) >= 0:
+        events.append(_event(buffer[start : end + 2]))
+        start = end + 2
+    return events, start
+
+
+def _cut_any(buffer: bytes, search_from: int) -> tuple[list[Event], int]:
+    """Return the whole events of any buffer; the pattern costs four times what `find` does."""
+    events: list[Event] = []
+    start = 0
+    while match := _BLANK_LINE.search(buffer, max(start, search_from)):
+        events.append(_event(buffer[start : match.end()]))
+        start = match.end()
+    return events, start
 
 
 def _event(raw: bytes) -> Event:
