@@ -27,10 +27,13 @@ from router.chat import Chat, Rooms
 from router.classifier.model import Classifier
 from router.decider import Decider
 from router.errors import Unavailable
+from router.learning import Learning
 from router.ledger.keystore import KeyStore
 from router.ledger.ledger import Ledger
 from router.limits import Admission
 from router.places import Places
+from router.routing.live import TICK_S, LiveTable
+from router.routing.sessions import Sessions
 from router.running import RunningCatalog
 from router.settings import Settings
 from router.telemetry.log import RequestLog
@@ -80,16 +83,19 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
         sync_hold=settings.ledger_sync == "hold",
     )
     keys = Keys(KeyStore(ledger.database), clock=lambda: world.now().timestamp(), monotonic=world.monotonic)
-    metrics = Metrics()
+    live, sessions = LiveTable(catalog.current, world.monotonic), Sessions()
+    metrics = Metrics(live.states, lambda: len(live.alerts()))
     transports = world.transports or default_transports(world.environ)
     rooms = Rooms(
         settings=settings,
         catalog=catalog,
-        decider=Decider(Classifier.load(), world.monotonic),
+        decider=Decider(Classifier.load(), live, sessions, world.monotonic),
         keys=keys,
         ledger=ledger,
         places=Places(Admission(world.monotonic), world.monotonic),
         sender=Sender(transports, world.environ, __version__, world.now),
+        live=live,
+        learning=Learning(live, sessions, world.monotonic),
         metrics=metrics,
         request_log=RequestLog(settings.log, world.log_stream),
         now=world.now,
@@ -100,7 +106,8 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await ledger.end_open_holds()
         _log.info("ready")
-        tasks = [asyncio.create_task(catalog.watch()), asyncio.create_task(_end_dead_holds(ledger))]
+        work = (catalog.watch(), _end_dead_holds(ledger), _publish(live, catalog))
+        tasks = [asyncio.create_task(coroutine) for coroutine in work]
         try:
             yield
         finally:
@@ -115,7 +122,7 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
     return Litestar(
         route_handlers=[
             *chat_routes(Chat(rooms), settings),
-            *model_routes(catalog),
+            *model_routes(catalog, live.measured),
             *health_routes(lambda: ready(ledger), metrics),
             *document_routes(),
         ],
@@ -134,6 +141,15 @@ async def _end_dead_holds(ledger: Ledger) -> None:
         await asyncio.sleep(DEAD_HOLDS_S)
         with contextlib.suppress(Unavailable):  # storage is away; the next round comes
             await ledger.end_open_holds()
+
+
+async def _publish(live: LiveTable, catalog: RunningCatalog) -> None:
+    """Publish what was measured, a table at a time."""
+    while True:
+        await asyncio.sleep(TICK_S)
+        published = live.tick(catalog.current)
+        if published is not None:
+            _log.info("live table %s: %d measured speeds", published.id, len(published.speeds))
 
 
 def ready(ledger: Ledger) -> None:

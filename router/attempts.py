@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from router.billing import hold
 from router.catalog.snapshot import Snapshot
-from router.errors import LimitReached, OutOfCredit, RouterError
+from router.errors import LimitReached, OutOfCredit, RouterError, Unavailable
 from router.ledger.ledger import Ledger
 from router.places import Places
 from router.routing.decide import Candidate
+from router.routing.live import LiveTable
 from router.settings import Settings
 from router.telemetry.metrics import Metrics
 from router.upstream.answer import Answer
@@ -33,6 +34,7 @@ class Attempts:
         ledger: Ledger,
         places: Places,
         sender: Sender,
+        live: LiveTable,
         metrics: Metrics,
         monotonic: Callable[[], float],
     ) -> None:
@@ -40,6 +42,7 @@ class Attempts:
         self._ledger = ledger
         self._places = places
         self._sender = sender
+        self._live = live
         self._metrics = metrics
         self._monotonic = monotonic
 
@@ -52,32 +55,48 @@ class Attempts:
         """
         faults: list[AttemptFault] = []
         refusal: RouterError | None = None
+        alone = len(walk.candidates) == 1
         for candidate in self._worth_trying(walk, faults):
+            key = candidate.offer.key
+            entry = self._live.enter(key, alone)
+            if entry is None:  # it began to rest since the decision, or another request is its trial
+                refusal = Unavailable(f"{candidate.model.id} is cooling down; try again.", retry_after_s=1)
+                continue
             try:
-                await hold(self._ledger, walk, candidate)
-            except OutOfCredit as error:  # a cheaper fallback may still be covered
+                answer = await self._try(walk, candidate, body, catalog, trace)
+            except (OutOfCredit, LimitReached) as error:  # a cheaper or an emptier offer may still serve
                 refusal = error
-                continue
-            place = self._places.at_offer(catalog, candidate.offer, walk.need)
-            if place is None:
-                refusal = LimitReached(f"{candidate.model.id} is at its limit; try again.", retry_after_s=1)
-                continue
-            walk.place, walk.candidate = place, candidate
-            walk.attempts += 1
-            try:
-                answer = await self._attempt(walk, candidate, body, catalog, trace)
             except AttemptFault as fault:
                 self._note(candidate, fault)
+                self._live.note_failure(key, fault.kind, fault.retry_after_s, alone, fault.status)
                 faults.append(fault)
-                place.leave(0)
                 if fault.final:
                     break
             else:
+                self._live.note_success(key)
                 self._metrics.attempts[candidate.offer.provider, "ok"] += 1
                 return answer
+            finally:
+                self._live.release(entry)
         if faults:
             raise as_error(faults)
         raise refusal or LimitReached("Every fitting model is at its limit; try again.", retry_after_s=1)
+
+    async def _try(
+        self, walk: Walk, candidate: Candidate, body: RequestBody, catalog: Snapshot, trace: Mapping[str, str]
+    ) -> Answer | StreamRelay:
+        """Hold, take a place and call; raises `AttemptFault`, or the `RouterError` that stood in the way."""
+        await hold(self._ledger, walk, candidate)
+        place = self._places.at_offer(catalog, candidate.offer, walk.need)
+        if place is None:
+            raise LimitReached(f"{candidate.model.id} is at its limit; try again.", retry_after_s=1)
+        walk.place, walk.candidate = place, candidate
+        walk.attempts += 1
+        try:
+            return await self._attempt(walk, candidate, body, catalog, trace)
+        except AttemptFault:
+            place.leave(0)
+            raise
 
     def _worth_trying(self, walk: Walk, faults: list[AttemptFault]) -> Iterator[Candidate]:
         """Yield candidates while attempts are left; after "too long", only those with a larger window."""
@@ -99,7 +118,7 @@ class Attempts:
         most_nusd = walk.held_nusd if walk.caller is not None and walk.caller.require_credit else None
         meter = Meter(offer, catalog.policy, need.at, need.prompt_tokens, need.choices, most_nusd)
         provider = catalog.providers[offer.provider]
-        sent_s = self._monotonic()
+        walk.attempt_s = sent_s = self._monotonic()
         walk.sent_s = walk.sent_s or sent_s
         try:
             if not body.stream:
@@ -112,12 +131,10 @@ class Attempts:
             walk.timings_ms["upstream"] = (self._monotonic() - sent_s) * 1e3
 
     def _note(self, candidate: Candidate, fault: AttemptFault) -> None:
-        """Log a failed attempt; what only the operator can mend is an error."""
+        """Log a failed attempt; what only the operator can mend is an alert of the live table."""
         provider = candidate.offer.provider
         self._metrics.attempts[provider, fault.kind] += 1
-        level = logging.ERROR if fault.kind in ("auth", "not_found") else logging.WARNING
-        _log.log(
-            level,
+        _log.warning(
             "attempt at %s by %s failed: %s (%s)",
             candidate.model.id,
             provider,

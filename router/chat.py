@@ -28,11 +28,13 @@ from router.catalog.snapshot import Snapshot
 from router.deadline import Deadline
 from router.decider import Decider
 from router.errors import InternalError, RouterError, UpstreamTimeout
+from router.learning import Learning
 from router.ledger.ledger import Ledger
 from router.limits import Place
 from router.places import Places
 from router.routing.decide import Decision
 from router.routing.explain import record, refusal
+from router.routing.live import LiveTable
 from router.settings import Settings
 from router.telemetry.log import RequestLog
 from router.telemetry.metrics import Metrics
@@ -86,6 +88,8 @@ class Rooms:
     ledger: Ledger
     places: Places
     sender: Sender
+    live: LiveTable
+    learning: Learning
     metrics: Metrics
     request_log: RequestLog
     now: Callable[[], datetime]
@@ -99,7 +103,13 @@ class Chat:
         self._rooms = rooms
         self._access: Access = "paid" if rooms.settings.asks_for_key else "open"
         self._attempts = Attempts(
-            rooms.settings, rooms.ledger, rooms.places, rooms.sender, rooms.metrics, rooms.monotonic
+            rooms.settings,
+            rooms.ledger,
+            rooms.places,
+            rooms.sender,
+            rooms.live,
+            rooms.metrics,
+            rooms.monotonic,
         )
 
     async def complete(self, incoming: Incoming, client: Client) -> None:
@@ -147,6 +157,7 @@ class Chat:
         finally:
             _leave(walk, key_place)
             await settle(rooms.ledger, walk)  # 10
+        rooms.learning.answered(walk, catalog.policy)
 
     def _begin(self, incoming: Incoming) -> Walk:
         return Walk(incoming.request_id, incoming.client_request_id, incoming.began_s, self._rooms.now())
@@ -160,16 +171,19 @@ class Chat:
     def _decide(self, walk: Walk, body: RequestBody, incoming: Incoming, catalog: Snapshot) -> Decision:
         """Rank the offers; raises the refusal when nothing fits."""
         rooms = self._rooms
-        key = walk.caller.key if walk.caller is not None else None
+        caller = walk.caller
+        key = caller.key if caller is not None else None
         judgement = rooms.decider.judge(
             body,
             incoming.headers,
             catalog,
             at=walk.at,
+            account=caller.account if caller is not None else "",
             key_models=key.models if key is not None else (),
             blocked=rooms.places.blocked,
         )
         walk.decision = decision = judgement.decision
+        walk.session, walk.said = judgement.session, judgement.said
         walk.stripped = judgement.prompt.stripped
         walk.timings_ms.update(judgement.timings_ms)
         if not decision.candidates:
@@ -183,15 +197,21 @@ class Chat:
         walk.first_piece_s = rooms.monotonic()
         if isinstance(answer, Answer):
             walk.bill = answer.bill
+            rooms.learning.whole(walk, answer.bill)
             length = (b"content-length", b"%d" % len(answer.body))
             await client.start(200, [_JSON, length, cost_header(walk), *headers])
             await client.send(answer.body, more=False)
             return
+        client_s = 0.0
         try:
             await client.start(200, [*_STREAM_HEADERS, *headers])
             while piece := await answer.next():
+                before_s = rooms.monotonic()
                 await client.send(piece, more=True)
+                client_s += rooms.monotonic() - before_s
+            ended_s = rooms.monotonic()
             await client.send(b"", more=False)
+            rooms.learning.stream(walk, answer, ended_s, client_s)
         finally:
             walk.bill = answer.bill_so_far()
             if answer.fault is not None:

@@ -6,31 +6,47 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
+import msgspec
 from msgspec import Struct
 
 from router.catalog.snapshot import Category, Snapshot
 from router.classifier.model import Classifier
 from router.classifier.prompt import Prompt, Turn, read
-from router.routing.decide import Blocked, Categorised, Decision, Live, decide
+from router.routing.decide import Blocked, Categorised, Decision, decide
+from router.routing.live import LiveTable
 from router.routing.need import Asked, Need, read_need
+from router.routing.sessions import Session, Sessions, session_of
 from router.wire import RequestBody
 
 _NOT_READ = Prompt(text="", context="", stripped=False, has_image=False, first_user="")
 
 
 class Judgement(Struct, frozen=True, gc=False):
-    """A decision, the words it was read from, and what reading and deciding took, in milliseconds."""
+    """A decision, the words it was read from, and what reading and deciding took, in milliseconds.
+
+    `said` is the category of the words alone; a conversation may have raised the decision's.
+    """
 
     decision: Decision
     prompt: Prompt
+    said: Category | None
+    session: Session | None
     timings_ms: dict[str, float]
 
 
 class Decider:
     """Read what a request asks for and decide who serves it; calls nobody, changes nothing."""
 
-    def __init__(self, classifier: Classifier, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        live: LiveTable,
+        sessions: Sessions,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._classifier = classifier
+        self._live = live
+        self._sessions = sessions
         self._monotonic = monotonic
 
     def judge(
@@ -40,10 +56,11 @@ class Decider:
         catalog: Snapshot,
         *,
         at: datetime,
+        account: str,
         key_models: tuple[str, ...] = (),
         blocked: Callable[[Snapshot, Need], Mapping[tuple[str, str], Blocked]] | None = None,
     ) -> Judgement:
-        """Decide for one request; `blocked` says which offers take nothing now.
+        """Decide for one request; `blocked` says which offers are at a limit now.
 
         Raises `BadRequest` and `ModelNotFound`.
         """
@@ -51,11 +68,26 @@ class Decider:
         began_s = self._monotonic()
         prompt, categorised = self._categorise(need.asked, body)
         classified_s = self._monotonic()
-        live = Live(blocked=blocked(catalog, need)) if blocked is not None else Live()
-        decision = decide(need, categorised, catalog, live, catalog.policy)
+        session = session_of(need.session, body, prompt.first_user or None)
+        pinned = self._sessions.find(
+            account,
+            session,
+            began_s,
+            idle_s=catalog.policy.session_idle_s,
+            prompt_tokens=need.prompt_tokens,
+        )
+        if pinned is not None:
+            need = msgspec.structs.replace(need, pinned=pinned)
+        at_limit = blocked(catalog, need) if blocked is not None else {}
+        decision = decide(need, categorised, catalog, self._live.live(at_limit), catalog.policy)
+        if not decision.candidates and len(decision.blocked) == 1:
+            # Its plain failures were counted while there were others to go to; now it is this or nothing.
+            decision = decide(
+                need, categorised, catalog, self._live.live(at_limit, alone=True), catalog.policy
+            )
         decided_s = self._monotonic()
         timings_ms = {"classify": (classified_s - began_s) * 1e3, "decide": (decided_s - classified_s) * 1e3}
-        return Judgement(decision, prompt, timings_ms)
+        return Judgement(decision, prompt, categorised.category, session, timings_ms)
 
     def _categorise(self, asked: Asked, body: RequestBody) -> tuple[Prompt, Categorised]:
         """Name the category: the client's own word, else what the words say; an image means vision."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from router.access.keys import Caller
+from router.catalog.snapshot import Category
 from router.ledger.money import nusd_to_usd
 from router.limits import Place
 from router.routing.decide import Candidate, Decision
 from router.routing.need import Need
+from router.routing.sessions import Session
 from router.telemetry.log import RequestLog
 from router.telemetry.metrics import Metrics
 from router.upstream.usage import Bill
@@ -27,6 +29,8 @@ class Walk:
     stream: bool = False
     caller: Caller | None = None
     decision: Decision | None = None
+    session: Session | None = None
+    said: Category | None = None  # what the words said, before the session's floor
     stripped: bool = False
     holds: int = 0
     hold_id: str | None = None
@@ -39,6 +43,7 @@ class Walk:
     answered_model: str | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
     sent_s: float | None = None
+    attempt_s: float = 0.0
     first_piece_s: float | None = None
     outcome: str = "ok"
 

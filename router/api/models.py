@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from litestar.params import FromPath
 from router.catalog.snapshot import CATEGORIES, Limits, Model, Offer, Price, Snapshot
 from router.chat import CatalogSource
 from router.errors import ModelNotAvailable
+from router.routing.live import Measured
 from router.routing.need import PREFIXES, unknown_model
 
 _PUSD_PER_USD = 1_000_000_000_000
@@ -26,19 +28,22 @@ _FEATURE_PARAMETERS = {
 }
 
 
-def model_routes(catalog: CatalogSource) -> list[HTTPRouteHandler]:
-    """Return the handlers of the model routes."""
+_Speeds = Mapping[tuple[str, str], Measured]
+
+
+def model_routes(catalog: CatalogSource, measured: Callable[[], _Speeds]) -> list[HTTPRouteHandler]:
+    """Return the handlers of the model routes; `measured` gives what was seen of each offer lately."""
 
     @get(["/v1/models", "/models"], sync_to_thread=False)
     def list_models() -> Response[bytes]:
-        return _json({"object": "list", "data": served(catalog.current)})
+        return _json({"object": "list", "data": served(catalog.current, measured())})
 
     @get(["/v1/models/{model_id:path}", "/models/{model_id:path}"], sync_to_thread=False)
     def one_model(model_id: FromPath[str]) -> Response[bytes]:
         name = model_id.lstrip("/")
         for prefix in PREFIXES:
             name = name.removeprefix(prefix)
-        for entry in served(catalog.current):
+        for entry in served(catalog.current, measured()):
             if entry["id"] == name:
                 return _json(entry)
         model = catalog.current.models.get(name)
@@ -54,7 +59,7 @@ def _not_available(model: Model) -> ModelNotAvailable:
     )
 
 
-def served(catalog: Snapshot) -> list[dict[str, Any]]:
+def served(catalog: Snapshot, measured: _Speeds) -> list[dict[str, Any]]:
     """Return `auto`, the categories that somebody serves, and each model with a usable offer."""
     usable = {
         model.id: [offer for offer in model.offers if offer.unusable is None]
@@ -62,7 +67,7 @@ def served(catalog: Snapshot) -> list[dict[str, Any]]:
     }
     models = [model for model in catalog.models.values() if usable[model.id]]
     names: list[str] = ["auto", *CATEGORIES]
-    return [_named(name, models) for name in names] + [_entry(m, usable[m.id]) for m in models]
+    return [_named(name, models) for name in names] + [_entry(m, usable[m.id], measured) for m in models]
 
 
 def _named(name: str, models: list[Model]) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def _named(name: str, models: list[Model]) -> dict[str, Any]:
     }
 
 
-def _entry(model: Model, offers: list[Offer]) -> dict[str, Any]:
+def _entry(model: Model, offers: list[Offer], measured: _Speeds) -> dict[str, Any]:
     cheapest = min(offers, key=lambda offer: (offer.price.input + offer.price.output, offer.provider))
     return {
         "id": model.id,
@@ -100,13 +105,19 @@ def _entry(model: Model, offers: list[Offer]) -> dict[str, Any]:
         "pricing": _pricing(cheapest.charge or cheapest.price),
         "throughput": {
             "prior": {"ttft_s": cheapest.ttft_s, "tok_s": cheapest.tok_s},
-            "measured": None,
+            "measured": _measured(measured.get(cheapest.key)),
         },
         "limits": _limits(cheapest.limits),
         "providers": [offer.provider for offer in offers],
         "quality": model.quality,
         "open_weights": model.open_weights,
     }
+
+
+def _measured(seen: Measured | None) -> dict[str, float | None] | None:
+    if seen is None or seen.ttft_s is None:
+        return None
+    return {"ttft_s": seen.ttft_s, "tok_s": seen.tok_s, "samples": seen.samples}
 
 
 def _parameters(features: frozenset[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -82,15 +83,20 @@ def explained(settings: Settings, raw: bytes, mode: str | None, any_key: bool) -
     """Decide for a raw body and return the record, with the words that weighed and any refusal."""
     from datetime import UTC, datetime
 
+    from router.access.keys import OPEN_ACCOUNT
     from router.classifier.model import Classifier
     from router.decider import Decider
     from router.routing.explain import record, refusal
+    from router.routing.live import LiveTable
+    from router.routing.sessions import Sessions
     from router.wire import parse_request
 
-    decider = Decider(Classifier.load())
     headers = {"x-llm-router-mode": mode} if mode else {}
     catalog = _catalog(settings, any_key)
-    judgement = decider.judge(parse_request(raw), headers, catalog, at=datetime.now(UTC))
+    decider = Decider(Classifier.load(), LiveTable(catalog, time.monotonic), Sessions())
+    judgement = decider.judge(
+        parse_request(raw), headers, catalog, at=datetime.now(UTC), account=OPEN_ACCOUNT
+    )
     decision = judgement.decision
     said = record(decision, f"req_{uuid.uuid4().hex}", stripped=judgement.prompt.stripped)
     said["words"] = [

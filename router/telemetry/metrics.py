@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -45,9 +45,19 @@ class Spread:
 
 
 class Metrics(Collector):
-    """Hold every figure of a router; each counter is a dictionary from label values to a number."""
+    """Hold every figure of a router; each counter is a dictionary from label values to a number.
 
-    def __init__(self) -> None:
+    `breakers` gives the state of each offer that rests, by provider and upstream model, and `alerts` the
+    number of matters that need the operator; both are asked when the figures are scraped.
+    """
+
+    def __init__(
+        self,
+        breakers: Callable[[], Mapping[tuple[str, str], str]] = dict,
+        alerts: Callable[[], int] = int,
+    ) -> None:
+        self._breakers = breakers
+        self._alerts = alerts
         self.requests: dict[tuple[str, str, str], int] = defaultdict(int)  # category, model, outcome
         self.attempts: dict[tuple[str, str], int] = defaultdict(int)  # provider, outcome
         self.seconds = Spread(_SECONDS)
@@ -92,6 +102,13 @@ class Metrics(Collector):
         ):
             yield CounterMetricFamily(name, text, value=value)
         yield GaugeMetricFamily("router_inflight", "Requests in progress", value=self.inflight)
+        resting = GaugeMetricFamily(
+            "router_breaker_open", "Offers that rest after failures", labels=("provider", "model", "state")
+        )
+        for offer, state in self._breakers().items():
+            resting.add_metric((*offer, state), 1)
+        yield resting
+        yield GaugeMetricFamily("router_alerts", "Matters that need the operator", value=self._alerts())
 
     def render(self) -> bytes:
         """Return the exposition text."""

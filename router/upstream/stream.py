@@ -88,6 +88,7 @@ class StreamRelay:
         self.begun = False
         self.model: str | None = None
         self.fault: RouterError | None = None
+        self.broke: AttemptFault | None = None
         self.bill: Bill | None = None
 
     async def begin(self) -> None:
@@ -241,6 +242,7 @@ class StreamRelay:
     def _fail(self, fault: AttemptFault) -> None:
         """End a stream that broke after it had begun: what was delivered is billed, and the client told."""
         self.bill = self._meter.bill(self._usage, self.delivered)
+        self.broke = fault
         text = f"The upstream {fault.detail}; the answer is incomplete."
         self.fault = UpstreamTimeout(text) if fault.kind == "timeout" else UpstreamBroke(text)
         members = _members.decode(self._bare_chunk())
