@@ -18,9 +18,10 @@ from msgspec import Struct
 
 from router.classifier.features import (
     BUCKETS,
+    MOST_COLUMNS,
     SHAPES,
     Floats,
-    Integers,
+    Row,
     cut,
     fingerprint,
     hashed,
@@ -37,6 +38,8 @@ WEIGHTS_FILE, FACTS_FILE = "weights.npz", "model.json"
 FORMAT = 1
 MEMO_SIZE = 4_096
 STRONGEST = 4
+# What a count weighs; looked up in 0.1 us, where numpy's logarithm takes 1.0.
+_TERMS = np.concatenate(([0.0], 1.0 + np.log(np.arange(1, MOST_COLUMNS + 1))))
 
 
 class ArtefactFault(ValueError):
@@ -59,10 +62,10 @@ class Classifier:
 
     def __init__(self, coef: Floats, intercept: Floats, idf: Floats, facts: dict[str, Any]) -> None:
         self.facts = facts
-        self._words = coef[:BUCKETS]
-        self._shape = coef[BUCKETS:]
-        self._intercept = intercept
-        self._idf = idf
+        # A column's weights times its idf, and the idf: one row, so that a column is one read of memory.
+        self._words = np.ascontiguousarray(np.column_stack((coef[:BUCKETS] * idf[:, None], idf)))
+        self._shape = np.ascontiguousarray(coef[BUCKETS:].T)
+        self._intercept: list[float] = intercept.tolist()
         self._memo: dict[int, Classification] = {}
 
     @classmethod
@@ -89,7 +92,7 @@ class Classifier:
 
     def classify(self, prompt: Prompt) -> Classification:
         """Return the category of a prompt and the probabilities of all."""
-        text = joined(prompt)
+        text = cut(joined(prompt))
         key = hash(text)
         known = self._memo.get(key)
         if known is None:
@@ -108,10 +111,12 @@ class Classifier:
         columns, counts = hashed(found)
         if not len(columns):
             return []
-        scale = dict(zip(columns.tolist(), self._values(columns, counts).tolist(), strict=True))
+        terms = _TERMS[counts]
+        length = math.hypot(*(terms * self._words[columns, -1]).tolist())
+        scale = dict(zip(columns.tolist(), (terms / length).tolist(), strict=True))
         weights: dict[str, Floats] = {}
         for word, column in named_columns(found):
-            gain = self._words[column] * scale[column]
+            gain = self._words[column, :-1] * scale[column]
             weights.setdefault(word, gain - gain.mean())
         strongest: list[tuple[str, TextCategory, float]] = []
         for number, label in enumerate(LABELS):
@@ -120,30 +125,36 @@ class Classifier:
             strongest += [(word, label, float(weights[word][number])) for word in ends]
         return strongest
 
-    def _values(self, columns: Integers, counts: Floats) -> Floats:
-        values = (1.0 + np.log(counts)) * self._idf[columns]
-        values /= math.sqrt(np.add.reduce(values * values))
-        return values
-
     def _classify(self, text: str) -> Classification:
         features = row(text)
         # Plain sums, not BLAS: its last bits depend on where the arrays lie in memory.
-        scores = np.add.reduce(features.shape[:, None] * self._shape, axis=0) + self._intercept
-        if len(features.columns):
-            values = self._values(features.columns, features.counts)
-            scores += np.add.reduce(values[:, None] * self._words[features.columns], axis=0)
-        logits = scores.tolist()
+        shaped = np.add.reduce(self._shape * features.shape, axis=1).tolist()
+        *worded, square = self._word_sums(features)
+        length = math.sqrt(square) or 1.0
+        logits = [
+            base + shape + word / length
+            for base, shape, word in zip(self._intercept, shaped, worded, strict=True)
+        ]
         top = max(logits)
-        odds = [math.exp(logit - top) for logit in logits]
-        total = sum(odds)
-        simple, coding, reasoning = (odd / total for odd in odds)
+        simple, coding, reasoning = [math.exp(logit - top) for logit in logits]
+        total = simple + coding + reasoning
         probabilities: dict[TextCategory, float] = {
-            "simple": simple,
-            "coding": coding,
-            "reasoning": reasoning,
+            "simple": simple / total,
+            "coding": coding / total,
+            "reasoning": reasoning / total,
         }
-        category = max(LABELS, key=probabilities.__getitem__)
+        category = LABELS[logits.index(top)]
         return Classification(category, probabilities, probabilities[category])
+
+    def _word_sums(self, features: Row) -> list[float]:
+        """Return each category's sum over the hashed columns, and the square of their length."""
+        # Transposed while multiplying: sums along the memory take 9 us for 1,200 columns, across it 26.
+        terms = np.empty((len(LABELS) + 1, len(features.columns)))
+        np.multiply(self._words.take(features.columns, axis=0).T, _TERMS[features.counts], out=terms)
+        values = terms[-1]
+        values *= values
+        sums: list[float] = np.add.reduce(terms, axis=1).tolist()
+        return sums
 
 
 def joined(prompt: Prompt) -> str:

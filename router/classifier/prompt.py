@@ -59,19 +59,20 @@ _MESSAGE_ID = re.compile(r"\[message_id: [^\]\n]{1,120}\]$")
 _SYSTEM_EVENT = re.compile(r"System(?: \(untrusted\))?: \[\d{4}-\d{2}-\d{2} ")
 _CURRENT = re.compile(r"\[Current (?:user )?message (?:-|—) respond to this[^\]\n]{0,120}\]$")
 _HISTORY = re.compile(r"\[Chat messages since [^\]\n]{1,120} (?:-|—) for context\]$")
+# Each with its rarest character, looked for first: a search for one takes a twentieth of that for a phrase.
 _HINTS_OF_A_WRAPPING = (
-    _MARK,
-    "ntrusted",
-    _BEGIN,
-    "Runtime: agent=",
-    "Delivery: ",
-    _MEMORY_OPEN,
-    "Image(s) from tool result",
-    _RETRY,
-    _EVENT,
-    "[message_id: ",
-    "respond to this",
-    "System: [",
+    ("⟦", _MARK),
+    ("<", _BEGIN),
+    ("<", _MEMORY_OPEN),
+    ("=", "Runtime: agent="),
+    ("D", "Delivery: "),
+    ("(", "Image(s) from tool result"),
+    ("-", _RETRY),
+    ("C", _EVENT),
+    ("[", "[message_id: "),
+    ("[", "System: ["),
+    ("n", "ntrusted"),
+    ("r", "respond to this"),
 )
 _ROUNDS = 4
 
@@ -107,7 +108,7 @@ def read(turns: Sequence[Turn]) -> Prompt:
     works (tool calls or results follow the message) an "ok" is a go-ahead, else it is small talk.
     """
     users = [number for number, turn in enumerate(turns) if turn.role == "user"]
-    has_image = any(turn.has_image for turn in turns)
+    has_image = True in [turn.has_image for turn in turns]
     stripped = False
     text = context = ""
     last = words_of(turns[users[-1]]) if users else ("", False)
@@ -126,12 +127,20 @@ def read(turns: Sequence[Turn]) -> Prompt:
             break
     if not text and users:
         text, stripped = "\n".join(turns[users[-1]].texts).strip(), False
-    earlier = (words_of(turns[number])[0] for number in users[:-1])
-    return Prompt(text, context, stripped, has_image, next(filter(None, earlier), "") or last[0] or text)
+    first = ""
+    for number in users[:-1]:
+        first, _ = words_of(turns[number])
+        if first:
+            break
+    return Prompt(text, context, stripped, has_image, first or last[0] or text)
 
 
 def words_of(turn: Turn) -> tuple[str, bool]:
     """Return (the words a user wrote in this message, whether a wrapping was removed)."""
+    if len(turn.texts) == 1:
+        (text,) = turn.texts
+        words = strip(text)
+        return words, words != text.strip()
     kept = [strip(text) for text in turn.texts]
     changed = any(new != old.strip() for new, old in zip(kept, turn.texts, strict=True))
     return "\n".join(filter(None, kept)), changed
@@ -142,7 +151,7 @@ def strip(text: str) -> str:
     text = text.strip()
     for _ in range(_ROUNDS):
         bare = _without_prefixes(text)
-        if any(hint in bare for hint in _HINTS_OF_A_WRAPPING):
+        if _may_be_wrapped(bare):
             bare = _without_blocks(bare.split("\n"))
         if bare == text:
             break
@@ -150,8 +159,18 @@ def strip(text: str) -> str:
     return text
 
 
+def _may_be_wrapped(text: str) -> bool:
+    for character, hint in _HINTS_OF_A_WRAPPING:  # noqa: SIM110 - `any` over a generator takes 0.4 us more
+        if character in text and hint in text:
+            return True
+    return False
+
+
 def _without_prefixes(text: str) -> str:
     """Drop date and channel brackets at the start; a channel's bracket must hold a time or an id."""
+    text = text.strip()
+    if not text.startswith("["):
+        return text
     at = 0
     while at < len(text):
         match = _DATE.match(text, at)

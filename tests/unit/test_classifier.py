@@ -6,6 +6,8 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from router.classifier.features import BUCKETS, SHAPES, row
+from router.classifier import features
+from router.classifier.features import BUCKETS, MOST_COLUMNS, SHAPES, cut, row, tokens
 from router.classifier.model import ARTEFACT, LABELS, MEMO_SIZE, ArtefactFault, Classifier, joined
 from router.classifier.prompt import Prompt
 from router.classifier.training import CORPUS, matrix, read_examples
@@ -78,13 +81,44 @@ def test_probabilities_sum_to_one(text: str, context: str) -> None:
 
 
 def test_features_have_their_declared_shape() -> None:
-    for text in arbitrary_texts(50):
-        features = row(text)
-        assert features.shape.shape == (SHAPES,)
-        assert np.isfinite(features.shape).all()
-        assert (np.diff(features.columns) > 0).all()
-        assert features.counts.sum() < 10_000
-        assert not len(features.columns) or features.columns[-1] < BUCKETS
+    for text in [*arbitrary_texts(50), "a字 " * 1_300, "\ud800" * 9_000, "🙂" * 9_000]:
+        found = row(text)
+        assert found.shape.shape == (SHAPES,)
+        assert np.isfinite(found.shape).all()
+        assert (np.diff(found.columns) > 0).all()
+        assert found.counts.sum() <= MOST_COLUMNS
+        assert not len(found.columns) or (found.columns[0] >= 0 and found.columns[-1] < BUCKETS)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.lists(st.sampled_from(PIECES)).map(" ".join)
+
+
+@settings(deadline=None)
+@given(ANY_TEXT)
+def test_columns_are_counted_each(text: str) -> None:
+    found = row(text)
+    listed = np.concatenate(features._columns(tokens(cut(text)))).tolist()
+    assert Counter(listed) == dict(zip(found.columns.tolist(), found.counts.tolist(), strict=True))
+
+
+@settings(deadline=None)
+@given(ANY_TEXT)
+def test_the_shape_counts_kinds_and_neighbours(text: str) -> None:
+    raw = text.encode("utf-8", "surrogatepass")
+    kinds = [sum(byte in members for byte in raw) for members in features._KINDS]
+    class_of = {byte: number for number, members in features._CLASS_BYTES for byte in members}
+    classes = [class_of.get(byte, 0) for byte in raw]
+    neighbours = [sum(pair in wanted for pair in pairwise(classes)) for wanted in features._NEIGHBOURS]
+    marks = [text.count(mark) for mark in features._MARKS]
+    expected = np.concatenate(
+        (
+            np.log1p([*kinds, *neighbours, *marks]),
+            0.5 * np.log1p([len(text), 3]),
+            np.sqrt(np.array(kinds) * (16 / (len(raw) + 1))),
+            np.array([len(text) > length for length in features._LENGTHS], float),
+        )
+    )
+    assert features.shape(text, 3) == pytest.approx(features.SHAPE_SCALE * expected, abs=1e-12)
 
 
 PROGRAM = """

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.classifier.followups import is_closing, is_continuation
-from router.classifier.prompt import Prompt, Turn, read, strip
+from router.classifier.prompt import _HINTS_OF_A_WRAPPING, Prompt, Turn, read, strip
 
 MARK = "⟦openclaw:ctx⟧"
 BEGIN, END = "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>", "<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
@@ -70,6 +70,10 @@ AFTER = {
 def test_wrapping_before_the_words_is_stripped(wrapping: str) -> None:
     assert strip(wrapping + ASK) == ASK
     assert read([user(wrapping + ASK)]) == Prompt(ASK, "", True, False, ASK)
+
+
+def test_what_is_looked_for_first_is_in_the_hint() -> None:
+    assert [hint for character, hint in _HINTS_OF_A_WRAPPING if character not in hint] == []
 
 
 @pytest.mark.parametrize("wrapping", AFTER.values(), ids=AFTER.keys())
