@@ -12,15 +12,14 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from router.errors import InternalError, RouterError, Unavailable
 from router.ledger.accounts import Account
 from router.ledger.books import account, release_dead
 from router.ledger.owners import FOLDER, Owner
-from router.ledger.posting import HoldEnded, Operation, Outcome, Posting
+from router.ledger.posting import End, Entry, HoldEnded, Outcome, Poster, charge_of
 from router.ledger.rows import HoldRequest, Release, Settlement, utc_text
 from router.ledger.sqlite import FILE, RETRY_AFTER_S, Database, is_busy, unavailable
 
@@ -42,14 +41,18 @@ _REFUSED = (
 _log = logging.getLogger("router.ledger")
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    operation: Operation
-    future: asyncio.Future[Outcome]
-    deadline_s: float
+class _Job(Entry, eq=False):
+    future: asyncio.Future[Outcome] | None  # None: nobody waits for it
+    deadline_s: float | None = None  # until when a lock is waited for, from the first time it was met
+    overdue: bool = False
+
+    @property
+    def left(self) -> bool:
+        """Say whether this is a hold whose caller has gone."""
+        return self.end is None and self.future is not None and self.future.done()
 
     def answer(self, outcome: Outcome) -> None:
-        if self.future.done():
+        if self.future is None or self.future.done():
             return
         if isinstance(outcome, RouterError):
             self.future.set_exception(outcome)
@@ -60,18 +63,18 @@ class _Job:
 class Ledger:
     """Write holds and their ends for one process, from one event loop.
 
-    Every call of `hold` that returned is followed by exactly one `settle` or `release`; a second end changes
-    nothing. An end that storage refuses is kept and tried again until it is written: money that is owed is
-    not forgotten because a disk was full for a minute.
+    Every call of `hold` that returned is followed by exactly one end: `settle`, `release`, or `end` for those
+    who do not wait. A second one changes nothing. An end that storage refuses is kept and tried again until
+    it is written: money that is owed is not forgotten because a disk was full for a minute.
 
     Every write is in the kernel's hands when it is confirmed, so the death of this process at any moment
     loses nothing. What a power cut may lose is the operator's choice: by default what was written since the
     last confirmation of the disk, which is asked for every SYNC_S; with `sync_hold` a hold that needs credit
     waits for the disk.
 
-    Measured on two shared cores, CPU us for a hold and its settle at 1, 16 and 64 at once: 108, 31, 25; with
-    `sync_hold` 300, 50, 31 and 270, 600, 1,200 us of waiting. `synchronous = FULL` would cost 420, 65, 36 and
-    stop the loop for each disk write.
+    Measured by benchmarks/ledger.py on two shared cores, CPU us of the loop for a hold and its end at 1, 16
+    and 64 at once: 46, 18, 16, and 40, 265, 525 us until a hold is confirmed; with `sync_hold` 108, 24, 19
+    and 230, 550, 1,400 us. `synchronous = FULL` would stop the loop for each disk write.
     """
 
     def __init__(
@@ -82,13 +85,15 @@ class Ledger:
         self._sync_timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = owner
+        self._poster = Poster(database, owner.id)
         self._clock = clock
         self._wait_s = wait_s
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="ledger")
-        self._opened: dict[str, HoldRequest] = {}
+        self._opened: dict[str, HoldRequest] = {}  # as the database has them
+        self._ending: set[str] = set()  # those of them whose end waits to be written
         self._jobs: list[_Job] = []
         self._timer: asyncio.Handle | None = None
-        self._unhurried = False  # the timer is that of an end, which a hold overtakes
+        self._end_timer: asyncio.TimerHandle | None = None
         self._unsynced: list[_Job] = []
         self._syncing: asyncio.Future[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
@@ -122,12 +127,15 @@ class Ledger:
 
         Raises OutOfCredit, Unavailable, and InternalError for a request id that was used before.
         """
-        job = self._submit(request)
+        loop = self._running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        self._jobs.append(_Job(request, None, future))
+        if self._timer is None and not self._held_off:
+            self._timer = loop.call_soon(self._flush)
         try:
-            await job.future
+            await future
         except asyncio.CancelledError:
-            # The hold may be written already and nobody is left to end it.
-            self._submit(Release(request.request_id)).future.cancel()
+            self.end(Release(request.request_id))  # it may be written already, and nobody is left to end it
             raise
 
     async def settle(self, settlement: Settlement) -> int | None:
@@ -137,15 +145,25 @@ class Ledger:
         to no more, and the balance never falls below zero. `upstream_cost_nusd` is kept as it is.
         Raises Unavailable when it cannot be written yet; it is then tried again every second.
         """
-        outcome = await self._submit(settlement).future
-        return outcome if isinstance(outcome, int) else None
+        job = self._submit(settlement, self._running_loop().create_future())
+        return None if job is None or job.future is None else cast("int | None", await job.future)
 
     async def release(self, request_id: str) -> bool:
         """End a hold without a charge; return False when it had already ended.
 
         Raises Unavailable like `settle`.
         """
-        return bool(await self._submit(Release(request_id)).future)
+        job = self._submit(Release(request_id), self._running_loop().create_future())
+        return False if job is None or job.future is None else await job.future is not None
+
+    def end(self, end: End) -> int | None:
+        """End a hold like `settle` or `release`, without waiting until it is written.
+
+        Returns the nano-USD that it charges, 0 for a release, None when this process had ended it already.
+        What cannot be written yet is logged once and tried again every second; `close` writes what waits.
+        """
+        job = self._submit(end, None)
+        return None if job is None else charge_of(job.hold, end)
 
     async def end_open_holds(self) -> int:
         """Release the holds that dead processes of this database left open; return how many.
@@ -167,7 +185,7 @@ class Ledger:
             if self._jobs:
                 self._flush()
             await asyncio.sleep(LOCK_RETRY_S)
-        for timer in (self._timer, self._sync_timer):
+        for timer in (self._timer, self._end_timer, self._sync_timer):
             if timer is not None:
                 timer.cancel()
         for job in self._jobs:
@@ -178,56 +196,63 @@ class Ledger:
         self._owner.close()
         self.database.close()
 
-    def _submit(self, operation: Operation) -> _Job:
-        loop = self._loop
-        if loop is None:  # kept, since asking for it is a system call on Python 3.11
-            loop = self._loop = asyncio.get_running_loop()
-        job = _Job(operation, loop.create_future(), loop.time() + self._wait_s)
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:  # kept, since asking for it is a system call on Python 3.11
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _submit(self, end: End, future: asyncio.Future[Outcome] | None) -> _Job | None:
+        request_id = end.request_id
+        hold = self._opened.get(request_id)
+        if hold is None or request_id in self._ending:
+            return None
+        self._ending.add(request_id)
+        job = _Job(hold, end, future)
         self._jobs.append(job)
-        if self._held_off:
-            return job
-        if isinstance(operation, HoldRequest):
-            if self._unhurried:
-                self._cancel_timer()
-            if self._timer is None:
-                self._timer = loop.call_soon(self._flush)
-        elif self._timer is None:
-            # Nobody waits for an end: as a rule the next request's hold takes it into its transaction.
-            self._timer, self._unhurried = loop.call_later(END_DELAY_S, self._flush), True
+        if self._timer is None and self._end_timer is None:
+            self._wait_for_holds()
         return job
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._unhurried = None, False
+    def _wait_for_holds(self) -> None:
+        """Leave ends to the next request's hold, which as a rule takes them into its transaction."""
+        self._end_timer = self._running_loop().call_later(END_DELAY_S, self._flush_ends, self._commits)
 
-    def _submitted_on(self) -> asyncio.AbstractEventLoop:
-        return self._loop or asyncio.get_running_loop()
+    def _flush_ends(self, commits: int) -> None:
+        """Write ends that no hold took along; younger ones wait once more, which saves a timer an end."""
+        self._end_timer = None
+        if not self._jobs or self._timer is not None:
+            return
+        if self._commits == commits:
+            self._flush()
+        else:
+            self._wait_for_holds()
 
     def _flush(self) -> None:
         """Write up to BATCH jobs; more wait for the next turn, so that others have the loop in between."""
-        self._cancel_timer()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._held_off:
             return
         batch, self._jobs = self._jobs[:BATCH], self._jobs[BATCH:]
         # A hold whose caller has left is not begun; an end is written whoever has left.
-        batch = [job for job in batch if not (isinstance(job.operation, HoldRequest) and job.future.done())]
+        batch = [job for job in batch if not job.left]
         try:
             self._commit(batch)
         finally:
             if self._jobs and self._timer is None:
-                self._timer = self._submitted_on().call_soon(self._flush)
+                self._timer = self._running_loop().call_soon(self._flush)
         if self._unsynced:
             self._sync()
         elif self._sync_timer is None and self._syncing is None:
-            self._sync_timer = self._submitted_on().call_later(SYNC_S, self._sync)
+            self._sync_timer = self._running_loop().call_later(SYNC_S, self._sync)
         self._checkpoint()
 
     def _commit(self, batch: list[_Job]) -> None:
         if not batch:
             return
         try:
-            outcomes = self._post([job.operation for job in batch])
+            outcomes = self._poster.post(batch, utc_text(self._clock()))
         except (*_REFUSED, HoldEnded) as fault:
             if len(batch) > 1:  # find the one, keep it from harming the others
                 for job in batch:
@@ -237,60 +262,48 @@ class Ledger:
         except sqlite3.Error as fault:
             self._defer(batch, fault)
         else:
-            for job, outcome in zip(batch, outcomes, strict=True):
-                self._written(job, outcome)
-
-    def _post(self, operations: list[Operation]) -> list[Outcome]:
-        connection = self.database.connection
-        posting = Posting(connection, self._owner.id, self._opened, utc_text(self._clock()))
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            outcomes = posting.post(operations)
-            connection.execute("COMMIT")
             self._commits += 1
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        return outcomes
+            for job, outcome in zip(batch, outcomes, strict=True):
+                if job.end is not None:
+                    self._ended(job.hold, job.end, outcome)
+                elif outcome is None:
+                    self._opened[job.hold.request_id] = job.hold
+                    if self._sync_hold and job.hold.require_credit:
+                        self._unsynced.append(job)
+                        continue
+                job.answer(outcome)
 
-    def _written(self, job: _Job, outcome: Outcome) -> None:
-        operation = job.operation
-        if isinstance(operation, HoldRequest):
-            if outcome is None:
-                self._opened[operation.request_id] = operation
-                if operation.require_credit and self._sync_hold:
-                    self._unsynced.append(job)
-                    return
-        else:
-            self._opened.pop(operation.request_id, None)
-            if (
-                isinstance(operation, Settlement)
-                and isinstance(outcome, int)
-                and outcome < operation.charge_nusd
-            ):
-                _log.warning("%s cost more than its hold: the charge was cut", operation.request_id)
-        job.answer(outcome)
+    def _ended(self, hold: HoldRequest, end: End, outcome: Outcome) -> None:
+        del self._opened[hold.request_id]
+        self._ending.discard(hold.request_id)
+        if isinstance(end, Settlement) and outcome != end.charge_nusd:
+            _log.warning("%s cost more than its hold: the charge was cut", hold.request_id)
 
     def _refuse(self, job: _Job, fault: Exception) -> None:
-        operation = job.operation
-        _log.error("the ledger refused %s: %r", operation, fault)
+        request_id = job.hold.request_id
+        _log.error("the ledger refused %s: %r", job.end or job.hold, fault)
+        if job.end is not None:
+            self._ending.discard(request_id)
         if isinstance(fault, HoldEnded):
-            self._opened.pop(operation.request_id, None)
-            job.answer(False if isinstance(operation, Release) else None)
+            self._opened.pop(request_id, None)
+            job.answer(None)
         else:
             job.answer(InternalError("The ledger refused this entry; the log says why."))
 
     def _defer(self, batch: list[_Job], fault: sqlite3.Error) -> None:
         """Try again soon while another process writes; else answer 503 and keep only the ends."""
-        loop = asyncio.get_running_loop()
+        loop = self._running_loop()
         locked = is_busy(fault)
         kept: list[_Job] = []
         for job in batch:
+            if job.deadline_s is None:
+                job.deadline_s = loop.time() + self._wait_s
             waits = locked and loop.time() < job.deadline_s
-            if not waits and not job.future.done():
-                _log.error("storage is unavailable for %s: %s", job.operation.request_id, fault)
+            if not waits and not job.overdue:
+                job.overdue = True
+                _log.error("storage is unavailable for %s: %s", job.hold.request_id, fault)
                 job.answer(unavailable())
-            if waits or not isinstance(job.operation, HoldRequest):
+            if waits or job.end is not None:
                 kept.append(job)
         self._jobs[:0] = kept
         if self._jobs and self._timer is None:
@@ -303,7 +316,7 @@ class Ledger:
             self._sync_timer = None
         if self._syncing is None:
             jobs, self._unsynced = self._unsynced, []
-            loop = asyncio.get_running_loop()
+            loop = self._running_loop()
             self._syncing = loop.run_in_executor(self._workers, self.database.sync_wal)
             self._syncing.add_done_callback(lambda done: self._synced(jobs, done))
 
@@ -315,7 +328,7 @@ class Ledger:
         for job in jobs:
             if isinstance(fault, OSError):
                 job.answer(unavailable())
-                self._submit(Release(job.operation.request_id)).future.cancel()
+                self.end(Release(job.hold.request_id))
             else:
                 job.answer(None)
         if self._unsynced:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
@@ -13,7 +14,13 @@ Kind = Literal["hold", "settle", "release", "topup", "refund", "adjust"]
 
 def utc_text(unix_s: float) -> str:
     """Return a moment as rows carry it: UTC, ISO 8601, milliseconds, Z."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    second, us = divmod(round(unix_s * 1_000_000), 1_000_000)
+    return f"{_second_text(second)}.{us // 1_000:03d}Z"
+
+
+@lru_cache(maxsize=4)  # many rows a second ask for the same one
+def _second_text(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 class HoldRequest(Struct, frozen=True, gc=False):

@@ -32,6 +32,7 @@ class Database:
         Raises Unavailable with the operator's fix when that is impossible.
         """
         self.path = path
+        self.transactions = 0
         try:
             _make_private(path)
             with ExitStack() as undo:
@@ -64,8 +65,10 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run a rare write: it waits for other writers, and is on the disk when the block has ended.
 
-        Raises Unavailable when storage fails; anything that the block raises undoes it and goes on up.
+        `transactions` counts them, for whoever remembers what it has read. Raises Unavailable when storage
+        fails; anything that the block raises undoes it and goes on up.
         """
+        self.transactions += 1
         run = self.connection.execute
         with storage():
             run("PRAGMA synchronous = FULL")

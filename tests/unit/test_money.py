@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.ledger.money import MAX_NUSD, cost_pusd_to_nusd, nusd_to_usd, usd_to_nusd
+from router.ledger.rows import utc_text
 
 amounts = st.integers(min_value=-MAX_NUSD, max_value=MAX_NUSD)
 
@@ -84,3 +86,14 @@ def test_printing(nusd: int, text: str) -> None:
 def test_a_negative_cost_is_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         cost_pusd_to_nusd(-1)
+
+
+@given(st.integers(min_value=0, max_value=4_102_444_800_000))
+def test_a_moment_is_written_to_the_millisecond(unix_ms: int) -> None:
+    moment = datetime.fromisoformat(utc_text(unix_ms / 1_000))
+    assert moment == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=unix_ms)
+
+
+def test_a_moment_is_written_as_rows_carry_it() -> None:
+    assert utc_text(1_793_534_400.0) == "2026-11-01T12:00:00.000Z"
+    assert utc_text(1_793_534_399.999_999_9) == "2026-11-01T12:00:00.000Z"
