@@ -18,6 +18,7 @@ from litestar.config.cors import CORSConfig
 
 from router import __version__
 from router.access.keys import OPEN_ACCOUNT, Keys
+from router.api.admin import admin_routes
 from router.api.chat import chat_routes
 from router.api.documents import document_routes
 from router.api.faults import exception_handlers
@@ -33,9 +34,11 @@ from router.ledger.ledger import Ledger
 from router.limits import Admission
 from router.places import Places
 from router.routing.live import TICK_S, LiveTable
+from router.routing.recorder import Recorder
 from router.routing.sessions import Sessions
 from router.running import RunningCatalog
 from router.settings import Settings
+from router.telemetry.decisions import FILE_BYTES, FOLDER, DecisionLog
 from router.telemetry.log import RequestLog
 from router.telemetry.metrics import Metrics
 from router.upstream.exchange import Transport
@@ -86,6 +89,7 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
     live, sessions = LiveTable(catalog.current, world.monotonic), Sessions()
     metrics = Metrics(live.states, lambda: len(live.alerts()))
     transports = world.transports or default_transports(world.environ)
+    decisions = _decision_log(settings, world)
     rooms = Rooms(
         settings=settings,
         catalog=catalog,
@@ -98,6 +102,7 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
         learning=Learning(live, sessions, world.monotonic),
         metrics=metrics,
         request_log=RequestLog(settings.log, world.log_stream),
+        recorder=Recorder(decisions) if decisions is not None else None,
         now=world.now,
         monotonic=world.monotonic,
     )
@@ -118,11 +123,14 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
                 await transport.aclose()
             await ledger.close()
             rooms.request_log.flush()
+            if decisions is not None:
+                decisions.close()
 
     return Litestar(
         route_handlers=[
-            *chat_routes(Chat(rooms), settings),
+            *chat_routes(Chat(rooms), settings, world.monotonic),
             *model_routes(catalog, live.measured),
+            *admin_routes(catalog, settings.admin_key),
             *health_routes(lambda: ready(ledger), metrics),
             *document_routes(),
         ],
@@ -133,6 +141,14 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
         logging_config=None,
         debug=False,
     )
+
+
+def _decision_log(settings: Settings, world: World) -> DecisionLog | None:
+    """Return the log of this process, None where the operator wants none."""
+    files = settings.decision_log_mib * 2**20 // FILE_BYTES
+    if not settings.decision_log_mib:
+        return None
+    return DecisionLog(settings.data / FOLDER, now=world.now, files=max(1, files))
 
 
 async def _end_dead_holds(ledger: Ledger) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
-from router.errors import RouterError
 from router.ledger.ledger import Ledger
-from router.ledger.rows import HoldRequest, Settlement
+from router.ledger.rows import HoldRequest, Release, Settlement
 from router.routing.decide import Candidate
 from router.walk import Walk
-
-_log = logging.getLogger("router.billing")
 
 
 async def hold(ledger: Ledger, walk: Walk, candidate: Candidate) -> None:
@@ -23,7 +18,7 @@ async def hold(ledger: Ledger, walk: Walk, candidate: Candidate) -> None:
         if candidate.max_nusd <= walk.held_nusd:
             return
         hold_id, walk.hold_id = walk.hold_id, None
-        await ledger.release(hold_id)
+        ledger.end(Release(hold_id))
     if walk.caller is None or walk.decision is None:
         raise ValueError("a hold needs a caller and a decision")
     walk.holds += 1
@@ -44,30 +39,27 @@ async def hold(ledger: Ledger, walk: Walk, candidate: Candidate) -> None:
     walk.hold_id, walk.held_nusd = hold_id, candidate.max_nusd
 
 
-async def settle(ledger: Ledger, walk: Walk) -> None:
+def settle(ledger: Ledger, walk: Walk) -> None:
     """End the hold: charge what was delivered, give everything back where nothing was.
 
-    The ledger keeps an end that storage refuses and writes it later, so a failure here is only logged.
+    The ledger writes the end within milliseconds, and keeps one that storage refuses until it is written.
     """
     if walk.hold_id is None:
         return
     hold_id, walk.hold_id = walk.hold_id, None
     bill, candidate = walk.bill, walk.candidate
-    try:
-        if bill is None or candidate is None or (bill.tokens.completion == 0 and bill.estimated):
-            await ledger.release(hold_id)
-            return
-        walk.charged_nusd = await ledger.settle(
-            Settlement(
-                request_id=hold_id,
-                prompt_tokens=bill.tokens.prompt,
-                completion_tokens=bill.tokens.completion,
-                charge_nusd=bill.charge_nusd,
-                upstream_cost_nusd=bill.upstream_nusd,
-                model=walk.answered_model or candidate.model.id,
-                provider=candidate.offer.provider,
-                estimated=bill.estimated,
-            )
+    if bill is None or candidate is None or (bill.tokens.completion == 0 and bill.estimated):
+        ledger.end(Release(hold_id))
+        return
+    walk.charged_nusd = ledger.end(
+        Settlement(
+            request_id=hold_id,
+            prompt_tokens=bill.tokens.prompt,
+            completion_tokens=bill.tokens.completion,
+            charge_nusd=bill.charge_nusd,
+            upstream_cost_nusd=bill.upstream_nusd,
+            model=walk.answered_model or candidate.model.id,
+            provider=candidate.offer.provider,
+            estimated=bill.estimated,
         )
-    except RouterError as error:
-        _log.error("the end of hold %s waits for storage: %s", hold_id, error.message)
+    )

@@ -35,6 +35,7 @@ from router.places import Places
 from router.routing.decide import Decision
 from router.routing.explain import record, refusal
 from router.routing.live import LiveTable
+from router.routing.recorder import Recorder
 from router.settings import Settings
 from router.telemetry.log import RequestLog
 from router.telemetry.metrics import Metrics
@@ -42,6 +43,7 @@ from router.upstream.answer import Answer
 from router.upstream.send import Sender
 from router.upstream.stream import StreamRelay
 from router.walk import Walk, cost_header, head, note, trace_headers
+from router.walk import record as write_record
 from router.wire import RequestBody, parse_request
 
 _log = logging.getLogger("router.chat")
@@ -92,6 +94,7 @@ class Rooms:
     learning: Learning
     metrics: Metrics
     request_log: RequestLog
+    recorder: Recorder | None
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
 
@@ -117,8 +120,8 @@ class Chat:
 
         Raises `RouterError` while nothing has been sent; after that an error is part of the answer.
         """
-        walk = self._begin(incoming)
-        self._rooms.metrics.inflight += 1
+        walk, rooms = self._begin(incoming), self._rooms
+        rooms.metrics.inflight += 1
         try:
             await self._walk(walk, incoming, client)
         except RouterError as error:
@@ -131,8 +134,11 @@ class Chat:
             walk.outcome = InternalError.name
             raise
         finally:
-            self._rooms.metrics.inflight -= 1
-            note(walk, self._rooms.monotonic(), self._rooms.request_log, self._rooms.metrics)
+            rooms.metrics.inflight -= 1
+            now_s = rooms.monotonic()
+            note(walk, now_s, rooms.request_log, rooms.metrics)
+            if rooms.recorder is not None:
+                write_record(walk, now_s, rooms.recorder)
 
     def route(self, incoming: Incoming) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
         """Return the decision for a request and its headers: nobody is called, nothing is charged."""
@@ -156,7 +162,7 @@ class Chat:
             raise UpstreamTimeout("No upstream answered in time.") from None
         finally:
             _leave(walk, key_place)
-            await settle(rooms.ledger, walk)  # 10
+            settle(rooms.ledger, walk)  # 10
         rooms.learning.answered(walk, catalog.policy)
 
     def _begin(self, incoming: Incoming) -> Walk:
@@ -183,6 +189,7 @@ class Chat:
             blocked=rooms.places.blocked,
         )
         walk.decision = decision = judgement.decision
+        walk.catalog, walk.live = catalog, judgement.live
         walk.session, walk.said = judgement.session, judgement.said
         walk.stripped = judgement.prompt.stripped
         walk.timings_ms.update(judgement.timings_ms)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from router.catalog.snapshot import Category, Snapshot
 from router.classifier.model import Classifier
 from router.classifier.prompt import Prompt, Turn, read
-from router.routing.decide import Blocked, Categorised, Decision, decide
+from router.routing.decide import Blocked, Categorised, Decision, Live, decide
 from router.routing.live import LiveTable
 from router.routing.need import Asked, Need, read_need
 from router.routing.sessions import Session, Sessions, session_of
@@ -24,11 +24,13 @@ _NOT_READ = Prompt(text="", context="", stripped=False, has_image=False, first_u
 class Judgement(Struct, frozen=True, gc=False):
     """A decision, the words it was read from, and what reading and deciding took, in milliseconds.
 
-    `said` is the category of the words alone; a conversation may have raised the decision's.
+    `live` is what was measured and blocked at that moment. `said` is the category of the words alone; a
+    conversation may have raised the decision's.
     """
 
     decision: Decision
     prompt: Prompt
+    live: Live
     said: Category | None
     session: Session | None
     timings_ms: dict[str, float]
@@ -79,15 +81,15 @@ class Decider:
         if pinned is not None:
             need = msgspec.structs.replace(need, pinned=pinned)
         at_limit = blocked(catalog, need) if blocked is not None else {}
-        decision = decide(need, categorised, catalog, self._live.live(at_limit), catalog.policy)
+        live = self._live.live(at_limit)
+        decision = decide(need, categorised, catalog, live, catalog.policy)
         if not decision.candidates and len(decision.blocked) == 1:
             # Its plain failures were counted while there were others to go to; now it is this or nothing.
-            decision = decide(
-                need, categorised, catalog, self._live.live(at_limit, alone=True), catalog.policy
-            )
+            live = self._live.live(at_limit, alone=True)
+            decision = decide(need, categorised, catalog, live, catalog.policy)
         decided_s = self._monotonic()
         timings_ms = {"classify": (classified_s - began_s) * 1e3, "decide": (decided_s - classified_s) * 1e3}
-        return Judgement(decision, prompt, categorised.category, session, timings_ms)
+        return Judgement(decision, prompt, live, categorised.category, session, timings_ms)
 
     def _categorise(self, asked: Asked, body: RequestBody) -> tuple[Prompt, Categorised]:
         """Name the category: the client's own word, else what the words say; an image means vision."""

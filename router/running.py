@@ -6,19 +6,22 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
-from router.catalog.files import CatalogFaults, catalog_files, load_catalog, read_providers
+from router.catalog.files import CatalogFaults, Fault, catalog_files, load_catalog, read_providers
 from router.catalog.local import LocalServer
 from router.catalog.snapshot import Model, Offer, Snapshot
 from router.upstream.demo_catalog import demo_models
 from router.upstream.discover import probe_local
 
 SCAN_S = 1.0
+SETTLE_S = 0.5
+# Files that never stand still are read all the same: an edit is live, or shown as rejected, within 5 s.
+RESTLESS_S = 3.0
 PROBE_S = 15.0
 _log = logging.getLogger("router.catalog")
-_Scan = tuple[tuple[str, int, int], ...]
+_Scan = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,60 +35,133 @@ class Sources:
     demo_when_empty: bool = True
 
 
-class RunningCatalog:
-    """Hold the snapshot that serves; an edit replaces it whole, a broken edit changes nothing."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rejected:
+    """Say what is wrong with the files as they are, and since when."""
 
-    def __init__(self, sources: Sources, local: Mapping[str, LocalServer]) -> None:
+    at: datetime
+    faults: tuple[Fault, ...]
+
+
+class RunningCatalog:
+    """Hold the snapshot that serves; an edit replaces it whole, a broken edit changes nothing.
+
+    `applied_at` is when the revision began to serve; `rejected` is None while the files are sound. They are
+    read in a worker thread, one reading at a time, and never written.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        local: Mapping[str, LocalServer],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._sources = sources
         self._local = dict(local)
-        self._scan = _scan(sources.directory)
+        self._now = now
+        self._reading = asyncio.Lock()
+        self._asked = False
+        self._day = sources.today()
+        self._taken = _scan(sources.directory)
         self.current = load(sources, self._local)
-        self.rejected: CatalogFaults | None = None
+        self.applied_at = now()
+        self.rejected: Rejected | None = None
 
     async def watch(self) -> None:
-        """Follow edits and local servers until cancelled; an edit is live within three seconds."""
-        seen = self._scan
-        since_probe_s = 0.0
+        """Follow edits, local servers and the date until cancelled; an edit is live within two seconds."""
+        watched = _Watched(self._taken)
         while True:
-            await asyncio.sleep(SCAN_S)
-            since_probe_s += SCAN_S
-            scan = _scan(self._sources.directory)
-            # Editors write in pieces: only a state that two scans agree on is read.
-            if scan == seen and scan != self._scan:
-                self._scan = scan
-                self.reload()
-            seen = scan
-            if since_probe_s >= PROBE_S:
-                since_probe_s = 0.0
-                await self._probe()
+            await asyncio.sleep(SETTLE_S if watched.restless_s else SCAN_S)
+            try:
+                await self._look(watched)
+            except Exception:  # noqa: BLE001 - answers for a background task, which must not end
+                _log.exception("the catalog could not be followed; revision %s stays", self.current.revision)
 
-    def reload(self) -> None:
-        """Load the files aside and swap, or keep what serves and log every fault."""
-        try:
-            fresh = load(self._sources, self._local)
-        except CatalogFaults as faults:
-            self.rejected = faults
-            _log.error("the catalog edit is rejected, revision %s stays: %s", self.current.revision, faults)
-            return
-        self.rejected = None
-        if fresh != self.current:
+    async def reload(self) -> None:
+        """Read the files now and swap, or keep what serves and log every fault.
+
+        The watch reads an edit once more when it has settled: a write within the clock's grain of this
+        reading would not show.
+        """
+        async with self._reading:
+            try:
+                fresh = await asyncio.to_thread(load, self._sources, self._local, self.current)
+            except CatalogFaults as faults:
+                self._reject(faults.faults)
+            else:
+                self._apply(fresh)
+
+    def ask_reload(self) -> None:
+        """Have the watch read the files within a second; for signal handlers and other threads."""
+        self._asked = True
+
+    async def _look(self, watched: _Watched) -> None:
+        watched.since_probe_s += SETTLE_S if watched.restless_s else SCAN_S
+        scan = await asyncio.to_thread(_scan, self._sources.directory)
+        # Editors write in pieces: only a state that two scans agree on is read.
+        settled = scan == watched.seen
+        watched.restless_s = 0.0 if settled else watched.restless_s + SETTLE_S
+        watched.seen = scan
+        edited = scan != self._taken and (settled or watched.restless_s >= RESTLESS_S)
+        day, asked = self._sources.today(), self._asked
+        if edited or asked or day != self._day:
+            self._day, self._asked = day, False
+            if settled:
+                self._taken = scan
+            watched.restless_s = 0.0
+            if asked:
+                _log.info("the catalog's files are read again, as asked")
+            await self.reload()
+        if watched.since_probe_s >= PROBE_S:
+            watched.since_probe_s = 0.0
+            await self._probe()
+
+    def _apply(self, fresh: Snapshot) -> None:
+        if self.rejected is not None:
+            _log.info("the catalog's files are sound again")
+            self.rejected = None
+        if fresh.revision != self.current.revision:
             _log.info("catalog revision %s replaces %s", fresh.revision, self.current.revision)
+            self.applied_at = self._now()
+        if fresh != self.current:  # the same files in another world: a local server, a new day
             self.current = fresh
+
+    def _reject(self, faults: tuple[Fault, ...]) -> None:
+        if self.rejected is not None and self.rejected.faults == faults:
+            return
+        lines = "\n".join(str(fault) for fault in faults)
+        _log.error("the catalog edit is rejected, revision %s stays:\n%s", self.current.revision, lines)
+        self.rejected = Rejected(self._now(), faults)
 
     async def _probe(self) -> None:
         found = await probe_local(self.current.providers.values())
+        # A file that could not be read for a moment looks the same when it can, so faults are read again.
+        if found == self._local and self.rejected is None:
+            return
         if found != self._local:
             _log.info("local model servers: %s", ", ".join(found) or "none")
             self._local = found
-            self.reload()
+        await self.reload()
 
 
-def load(sources: Sources, local: Mapping[str, LocalServer]) -> Snapshot:
+@dataclasses.dataclass(slots=True)
+class _Watched:
+    """Remember between two looks: the last scan, and for how long no two scans have agreed."""
+
+    seen: _Scan
+    restless_s: float = 0.0
+    since_probe_s: float = 0.0
+
+
+def load(sources: Sources, local: Mapping[str, LocalServer], running: Snapshot | None = None) -> Snapshot:
     """Load a catalog; without a single usable offer the demo provider joins it.
 
-    Raises `CatalogFaults` with every fault of every file.
+    `running` is what serves now, against which moved prices are noticed. Raises `CatalogFaults` with every
+    fault of every file.
     """
-    snapshot = load_catalog(sources.directory, environ=sources.environ, today=sources.today(), local=local)
+    snapshot = load_catalog(
+        sources.directory, environ=sources.environ, today=sources.today(), local=local, running=running
+    )
     if sources.demo:
         return _with_demo(_switched_off(snapshot))
     if sources.demo_when_empty and not usable_offers(snapshot):
@@ -126,11 +202,13 @@ def _switched_off(snapshot: Snapshot) -> Snapshot:
 
 
 def _scan(directory: Path) -> _Scan:
+    """Describe the files so that any write, rename or change of rights shows."""
     found = []
     for name, path in catalog_files(directory):
         try:
             stat = path.stat()
-        except OSError:  # it went while we looked; the next scan sees the rest
+        except OSError:  # a link to nothing, or it went while we looked
+            found.append((name, 0, 0, 0, 0))
             continue
-        found.append((name, stat.st_mtime_ns, stat.st_size))
+        found.append((name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
     return tuple(found)

@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     access: Literal["open", "paid"] | None = Field(
         None, description="open asks for no key; default open on loopback, paid elsewhere"
     )
+    admin_key: SecretStr | None = Field(None, description="key of the admin routes, which are off without it")
     log: Literal["json", "text"] = Field("text", description="form of the log on standard error")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins that browsers may call from, separated by commas; none by default"
@@ -53,6 +54,9 @@ class Settings(BaseSettings):
     ledger_sync: Literal["interval", "hold"] = Field(
         "interval", description="hold: a hold that needs credit waits for the disk; interval: every 0.1 s"
     )
+    decision_log_mib: int = Field(
+        2_048, ge=0, description="disk for past decisions, which `router replay` reads; 0 keeps none"
+    )
     demo: bool = Field(False, description="serve from the built-in demo provider only")
     insecure_open: bool = Field(False, description="allow open access on a public address")
 
@@ -60,6 +64,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(x.strip() for x in value.split(",") if x.strip()) if isinstance(value, str) else value
+
+    @field_validator("admin_key", mode="after")
+    @classmethod
+    def _none_when_blank(cls, value: SecretStr | None) -> SecretStr | None:
+        key = "" if value is None else value.get_secret_value().strip()
+        return SecretStr(key) if key else None
 
     @model_validator(mode="after")
     def _check_access(self) -> Settings:

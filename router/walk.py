@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from router.access.keys import Caller
-from router.catalog.snapshot import Category
+from router.catalog.snapshot import Category, Snapshot
 from router.ledger.money import nusd_to_usd
 from router.limits import Place
-from router.routing.decide import Candidate, Decision
+from router.routing.decide import Candidate, Decision, Live
 from router.routing.need import Need
+from router.routing.recorded import Actual
+from router.routing.recorder import Recorder
 from router.routing.sessions import Session
 from router.telemetry.log import RequestLog
 from router.telemetry.metrics import Metrics
 from router.upstream.usage import Bill
+
+NO_LIVE = Live()
 
 
 @dataclass(slots=True)
@@ -29,6 +33,8 @@ class Walk:
     stream: bool = False
     caller: Caller | None = None
     decision: Decision | None = None
+    catalog: Snapshot | None = None
+    live: Live = NO_LIVE
     session: Session | None = None
     said: Category | None = None  # what the words said, before the session's floor
     stripped: bool = False
@@ -48,7 +54,7 @@ class Walk:
     outcome: str = "ok"
 
     @property
-    def candidates(self) -> tuple[Candidate, ...]:
+    def candidates(self) -> Sequence[Candidate]:
         """Return the ranked offers."""
         return self.decision.candidates if self.decision is not None else ()
 
@@ -141,6 +147,43 @@ def note(walk: Walk, now_s: float, log: RequestLog, metrics: Metrics) -> None:
         metrics.completion_tokens += bill.tokens.completion
         metrics.cost_nusd += walk.charged_nusd or 0
         metrics.upstream_cost_nusd += bill.upstream_nusd
+
+
+def record(walk: Walk, now_s: float, recorder: Recorder) -> None:
+    """Write the decision and what came of it into the decision log; without a decision there is nothing."""
+    decision, catalog = walk.decision, walk.catalog
+    if decision is None or catalog is None:
+        return
+    offer = walk.candidate.offer if walk.candidate is not None else None
+    bill = walk.bill
+    tokens = bill.tokens if bill is not None else None
+    actual = Actual(
+        outcome=walk.outcome,
+        seconds=now_s - walk.began_s,
+        model=offer.model if offer is not None else None,
+        provider=offer.provider if offer is not None else None,
+        upstream_model=offer.upstream_model if offer is not None else None,
+        attempts=walk.attempts,
+        stream=walk.stream,
+        prompt_tokens=tokens.prompt if tokens is not None else None,
+        completion_tokens=tokens.completion if tokens is not None else None,
+        cached_tokens=tokens.cached if tokens is not None else 0,
+        written_tokens=tokens.written if tokens is not None else 0,
+        charged_nusd=walk.charged_nusd or 0,
+        upstream_nusd=bill.upstream_nusd if bill is not None else 0,
+        first_s=None if walk.first_piece_s is None else walk.first_piece_s - walk.began_s,
+        estimated=bill.estimated if bill is not None else False,
+    )
+    recorder.note(
+        decision,
+        catalog,
+        walk.live,
+        actual,
+        request_id=walk.request_id,
+        stripped=walk.stripped,
+        account=walk.caller.account if walk.caller is not None else None,
+        client_request_id=walk.client_request_id,
+    )
 
 
 def trace_headers(walk: Walk, headers: Mapping[str, str]) -> dict[str, str]:

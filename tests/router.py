@@ -8,6 +8,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -110,7 +111,8 @@ class RouterServer:
             demo_when_empty=not self.settings.asks_for_key,
         )
         self.catalog = RunningCatalog(sources, {})
-        self._world = World(environ=environ or {}, log_stream=self.log)
+        self._skipped_s = 0.0
+        self._world = World(environ=environ or {}, log_stream=self.log, monotonic=self._monotonic)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(512)
@@ -120,6 +122,13 @@ class RouterServer:
         self._ready = threading.Event()
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="router")
+
+    def _monotonic(self) -> float:
+        return time.monotonic() + self._skipped_s
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass for the router; what rests after failures is tried again."""
+        self._skipped_s += seconds
 
     def _run(self) -> None:
         async def serve() -> None:

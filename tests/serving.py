@@ -115,6 +115,10 @@ class Serving:
         """Send SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
 
+    def hang_up(self) -> None:
+        """Send SIGHUP."""
+        self._process.send_signal(signal.SIGHUP)
+
     def terminate_all(self) -> None:
         """Send SIGTERM to the process and to those it started, as a terminal or a container does."""
         os.killpg(self._process.pid, signal.SIGTERM)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
@@ -15,9 +17,9 @@ CHAT_PATHS = ("/v1/chat/completions", "/chat/completions")
 ROUTE_PATH = "/v1/route"
 
 
-def chat_routes(chat: Chat, settings: Settings) -> list[ASGIRouteHandler]:
+def chat_routes(chat: Chat, settings: Settings, monotonic: Callable[[], float]) -> list[ASGIRouteHandler]:
     """Return the handlers of the POST routes."""
-    manner = Manner(settings.max_body_mib * 2**20, settings.error_code, RequestIds())
+    manner = Manner(settings.max_body_mib * 2**20, settings.error_code, RequestIds(), monotonic)
 
     @asgi(list(CHAT_PATHS), copy_scope=False)
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:

@@ -63,11 +63,12 @@ class RequestIds:
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How the POST routes serve: the largest body, the form of errors, where ids come from."""
+    """How the POST routes serve: the largest body, the form of errors, where ids and times come from."""
 
     limit_bytes: int
     style: ErrorCodeStyle
     new_id: Callable[[], str]
+    monotonic: Callable[[], float]
 
 
 class AsgiClient:
@@ -89,7 +90,7 @@ class AsgiClient:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-def incoming_of(scope: HTTPScope, request_id: str) -> Incoming:
+def incoming_of(scope: HTTPScope, request_id: str, began_s: float) -> Incoming:
     """Return the request without its body, and of its headers those that anybody here reads."""
     raw = scope["headers"]
     headers = {name.decode(): value.decode("latin-1") for name, value in raw if name in _READ}
@@ -99,7 +100,7 @@ def incoming_of(scope: HTTPScope, request_id: str) -> Incoming:
         headers=headers,
         authorization=authorization_of(raw),
         body=b"",
-        began_s=time.monotonic(),
+        began_s=began_s,
     )
 
 
@@ -193,7 +194,7 @@ async def serve_post(
     This is one of the two places that catch everything: it answers for the request.
     """
     client = AsgiClient(send)
-    incoming = incoming_of(cast(HTTPScope, scope), manner.new_id())
+    incoming = incoming_of(cast(HTTPScope, scope), manner.new_id(), manner.monotonic())
     departure: _Departure | None = None
     try:
         if cast(HTTPScope, scope)["method"] != "POST":

@@ -148,7 +148,8 @@ def _check_head(head: ModelHead, source: Source, world: World, report: Report) -
     if head.retires is not None and head.retires > world.today:
         days = (head.retires - world.today).days
         if days <= RETIRES_SOON_DAYS:
-            report.warn(source, ("retires",), f"retires in {days} days; its offers go off on {head.retires}")
+            when = "tomorrow" if days == 1 else f"in {days} days"
+            report.warn(source, ("retires",), f"retires {when}; its offers go off on {head.retires}")
     elif head.retires is not None:
         report.warn(source, ("retires",), f"retired on {head.retires}; its offers are off")
 
@@ -195,6 +196,8 @@ def _check_offer(table: OfferTable, path: FieldPath, source: Source, world: Worl
     age = (world.today - table.price_as_of).days
     if age > STALE_PRICE_DAYS:
         report.warn(source, (*path, "price_as_of"), f"the price is {age} days old; check it at the provider")
+    elif age < -1:  # it may be tomorrow already where the operator is
+        report.warn(source, (*path, "price_as_of"), f"{table.price_as_of} is {-age} days ahead; mistyped?")
 
 
 def _check_cache(

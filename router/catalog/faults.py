@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.catalog.lines import FieldPath, line_of, scan
+from router.catalog.snapshot import Fault
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -35,20 +36,6 @@ _PLAIN_WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Point at one thing that is wrong; `line` counts from 1, `path` is the field ("" = the whole file)."""
-
-    file: str
-    line: int
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:"
-        return f"{where} {self.path}: {self.message}" if self.path else f"{where} {self.message}"
-
-
 class CatalogFaults(Exception):
     """The catalog cannot be used; `faults` holds every fault of every file."""
 
@@ -68,7 +55,10 @@ class Source:
     @cached_property
     def lines(self) -> dict[FieldPath, int]:
         """Map each field to its line; scanned only when something is to be reported."""
-        return scan(self.text)
+        try:
+            return scan(self.text)
+        except RecursionError:  # nested as deeply as can be parsed at all; the fault still names its field
+            return {}
 
 
 @dataclass

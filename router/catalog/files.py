@@ -6,21 +6,18 @@ Nothing here writes. The layout and the words are in `models_catalog/README.md`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from router.catalog.build import World, build_model, build_provider
-from router.catalog.faults import CatalogFaults, Fault, Report, Source, did_you_mean, syntax_fault
+from router.catalog.faults import CatalogFaults, Report, Source
 from router.catalog.local import LOCAL_PORTS, LocalServer, discovered_models
 from router.catalog.policy import build_policy
 from router.catalog.schema import ProviderFile
-from router.catalog.snapshot import CATEGORIES, Category, Model, Offer, Provider, Snapshot
+from router.catalog.snapshot import CATEGORIES, Category, Fault, Model, Offer, Price, Provider, Snapshot
+from router.catalog.texts import catalog_files, model_id, parse_texts, read_texts, revision_of, stem
 
 __all__ = [
     "CatalogFaults",
@@ -34,9 +31,7 @@ __all__ = [
 ]
 
 PRICE_JUMP = 5
-_ID = re.compile(r"[a-z0-9][a-z0-9._:-]*(?:/[a-z0-9][a-z0-9._:-]*)*")
-_IGNORED = re.compile(r"\..*|.*(?:~|\.sw[a-p]|\.bak|\.orig|\.tmp|\.md)|#.*#|4913|__pycache__", re.IGNORECASE)
-_MAX_DEPTH = 6
+_Prices = Mapping[tuple[str, str, str], Price]
 
 
 def default_directory(cwd: Path) -> Path:
@@ -81,35 +76,37 @@ def check_catalog(
     serves now, against which moved prices are noticed.
     """
     report = Report()
-    texts = _read(directory, report)
-    sources = _parse(texts, report)
+    texts = read_texts(directory, report)
+    sources = parse_texts(texts, report)
+    revision = revision_of(texts)
     world = World(environ=environ, today=today, local=local or {}, local_ports=local_ports)
     providers = _providers(sources, report)
     world = dataclasses.replace(
         world,
         providers=providers,
-        provider_names=frozenset(_stem(file) for file in texts if file.startswith("providers/")),
+        provider_names=frozenset(stem(file) for file in texts if file.startswith("providers/")),
     )
     models = _models(sources, world, report)
-    model_ids = {_model_id(file) for file in texts if file.startswith("models/")}
+    model_ids = {model_id(file) for file in texts if file.startswith("models/")}
     policy = build_policy(sources.get("policy.toml", Source("policy.toml", "")), model_ids, report)
     _warn_keys(sources, world, models, report)
     if not report.faults:
         _warn_unserved(models, report)
-    if running is not None:
-        _warn_moved_prices(sources, models, running, report)
+    replaced = _replaced_prices(running, revision)
+    _warn_moved_prices(sources, models, replaced, report)
+    warnings = _in_order(report.warnings)
     if report.faults:
-        return None, _in_order(report.faults), _in_order(report.warnings)
+        return None, _in_order(report.faults), warnings
     for found in discovered_models(providers.values(), models, world.local):
         models[found.id] = found
-    warnings = _in_order(report.warnings)
     snapshot = Snapshot(
-        revision=_revision(texts),
+        revision=revision,
         models=models,
         providers=providers,
         policy=policy,
         files=len(texts),
-        warnings=tuple(str(warning) for warning in warnings),
+        warnings=tuple(warnings),
+        replaced=replaced,
     )
     return snapshot, [], warnings
 
@@ -117,87 +114,10 @@ def check_catalog(
 def read_providers(directory: Path) -> dict[str, Provider]:
     """Return the providers whose files are sound, to know which local servers to ask before a load."""
     report = Report()
-    texts = {file: raw for file, raw in _read(directory, report).items() if file.startswith("providers/")}
-    return _providers(_parse(texts, report), report)
-
-
-def catalog_files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (name below the directory, path) of every file that is not an editor's or a note, sorted.
-
-    Links are followed, as a mounted Kubernetes ConfigMap needs; the depth is bounded.
-    """
-    found: list[tuple[str, Path]] = []
-    for root, folders, files in os.walk(directory, followlinks=True):
-        below = Path(root).relative_to(directory)
-        deep = len(below.parts) >= _MAX_DEPTH
-        folders[:] = [] if deep else [name for name in folders if not _IGNORED.fullmatch(name)]
-        names = [name for name in files if not _IGNORED.fullmatch(name)]
-        found.extend(((below / name).as_posix(), Path(root) / name) for name in names)
-    yield from sorted(found)
-
-
-def _read(directory: Path, report: Report) -> dict[str, bytes]:
-    """Read the catalog's files; a file at a place where nothing reads it is a fault."""
-    if not directory.is_dir():
-        report.faults.append(Fault(str(directory), 1, "", "no such directory; name it with --catalog DIR"))
-        return {}
-    texts: dict[str, bytes] = {}
-    for file, path in catalog_files(directory):
-        if (wrong := _misplaced(file)) is not None:
-            notes = report.faults if file.endswith(".toml") else report.warnings
-            notes.append(Fault(file, 1, "", wrong))
-            continue
-        try:
-            texts[file] = path.read_bytes()
-        except OSError as error:
-            report.faults.append(Fault(file, 1, "", f"cannot be read: {error.strerror}"))
-    if not texts and not report.faults:
-        said = "no catalog here: expected policy.toml, providers/*.toml and models/**/*.toml"
-        report.faults.append(Fault(str(directory), 1, "", said))
-    return texts
-
-
-def _misplaced(file: str) -> str | None:
-    path = PurePosixPath(file)
-    if path.suffix != ".toml":
-        return "not read: a catalog consists of .toml files"
-    if file == "policy.toml":
-        return None
-    folder = path.parts[0]
-    if folder == "providers" and len(path.parts) == 2:
-        fits = re.fullmatch(r"[a-z0-9][a-z0-9._-]*", path.stem)
-        return None if fits else "a provider's file name has only a-z, 0-9 and . _ -"
-    if folder == "models" and len(path.parts) > 1:
-        fits = _ID.fullmatch(_model_id(file))
-        return None if fits else "the id (the path below models/) has only a-z, 0-9 and . _ : / -"
-    hint = did_you_mean(file if len(path.parts) == 1 else folder, ["policy.toml", "providers", "models"])
-    return f"nothing reads this file{hint}"
-
-
-def _parse(texts: Mapping[str, bytes], report: Report) -> dict[str, Source]:
-    sources: dict[str, Source] = {}
-    for file, raw in texts.items():
-        try:
-            text = raw.decode("utf-8").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            report.faults.append(Fault(file, line, "", "not UTF-8; save the file as UTF-8"))
-            continue
-        try:
-            sources[file] = Source(file, text, tomllib.loads(text, parse_float=Decimal))
-        except tomllib.TOMLDecodeError as error:
-            report.faults.append(syntax_fault(file, text, error))
-    return sources
-
-
-def _revision(texts: Mapping[str, bytes]) -> str:
-    """Hash names and contents, each with its length, so that no two catalogs read alike."""
-    digest = hashlib.sha256()
-    for file, raw in sorted(texts.items()):
-        for part in (file.encode(), raw):
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-    return digest.hexdigest()[:12]
+    texts = {
+        file: raw for file, raw in read_texts(directory, report).items() if file.startswith("providers/")
+    }
+    return _providers(parse_texts(texts, report), report)
 
 
 def _providers(sources: Mapping[str, Source], report: Report) -> dict[str, Provider]:
@@ -207,7 +127,7 @@ def _providers(sources: Mapping[str, Source], report: Report) -> dict[str, Provi
             continue
         table = report.parse(ProviderFile, source, source.data)
         if table is not None:
-            name = _stem(file)
+            name = stem(file)
             providers[name] = build_provider(name, table, source, report)
     return providers
 
@@ -216,7 +136,7 @@ def _models(sources: Mapping[str, Source], world: World, report: Report) -> dict
     models: dict[str, Model] = {}
     for file, source in sources.items():
         if file.startswith("models/"):
-            model = build_model(_model_id(file), source, world, report)
+            model = build_model(model_id(file), source, world, report)
             if model is not None:
                 models[model.id] = model
     return models
@@ -245,19 +165,27 @@ def _warn_unserved(models: Mapping[str, Model], report: Report) -> None:
 
 
 def _could_serve(model: Model, category: Category) -> bool:
-    off = ("disabled", "retired")
+    off = ("set enabled", "retired")
     return category in model.quality and any(
         offer.unusable is None or not offer.unusable.startswith(off) for offer in model.offers
     )
 
 
+def _replaced_prices(running: Snapshot | None, revision: str) -> _Prices:
+    """Return the prices before this revision: those that run now, unless they are this revision's own."""
+    if running is None:
+        return {}
+    if running.revision == revision:
+        return running.replaced
+    return {(offer.model, *offer.key): offer.price for offer in _offers(running.models.values())}
+
+
 def _warn_moved_prices(
-    sources: Mapping[str, Source], models: Mapping[str, Model], running: Snapshot, report: Report
+    sources: Mapping[str, Source], models: Mapping[str, Model], replaced: _Prices, report: Report
 ) -> None:
     """Warn of a price that moved more than fivefold: usually a price per token or per thousand."""
-    before = {(offer.model, *offer.key): offer.price for offer in _offers(running.models.values())}
     for offer in _offers(models.values()):
-        old = before.get((offer.model, *offer.key))
+        old = replaced.get((offer.model, *offer.key))
         if old is None:
             continue
         for key, was, now in (
@@ -283,14 +211,6 @@ def _usd(pico: int) -> str:
 def _offers(models: Iterable[Model]) -> Iterator[Offer]:
     for model in models:
         yield from model.offers
-
-
-def _model_id(file: str) -> str:
-    return file.removeprefix("models/").removesuffix(".toml")
-
-
-def _stem(file: str) -> str:
-    return PurePosixPath(file).stem
 
 
 def _in_order(faults: Iterable[Fault]) -> list[Fault]:

@@ -79,3 +79,30 @@ def charge_nusd(offer: Offer, policy: Policy, at: datetime, tokens: Tokens) -> i
         return cost_nusd(offer.charge, tokens)
     price = price_at(offer, at, tokens.prompt) if offer.when else offer.price
     return cost_nusd(price, tokens, policy.markup_ppm)
+
+
+def worst_nusd(offer: Offer, policy: Policy, at: datetime, tokens: Tokens) -> int:
+    """Return the most that up to `tokens.prompt` and `tokens.completion` tokens can be charged.
+
+    Each prompt token at its dearest (plain, read from a cache or written to one), and the dearest of the
+    tiers that a shorter prompt would fall into.
+    """
+    if offer.charge is not None:
+        return _dearest_nusd(offer.charge, tokens.prompt, tokens.completion, _PPM)
+    if not offer.when:
+        return _dearest_nusd(offer.price, tokens.prompt, tokens.completion, policy.markup_ppm)
+    ends = [r.above_input for r in offer.when if r.above_input is not None and r.above_input < tokens.prompt]
+    return max(
+        _dearest_nusd(price_at(offer, at, end), end, tokens.completion, policy.markup_ppm)
+        for end in (tokens.prompt, *ends)
+    )
+
+
+def _dearest_nusd(price: Price, prompt: int, completion: int, ppm: int) -> int:
+    pusd = prompt * dearest_input(price) + completion * price.output
+    return -(-pusd * ppm // (_PPM * _PUSD_PER_NUSD))
+
+
+def dearest_input(price: Price) -> int:
+    """Return the most that a prompt token can cost."""
+    return max(price.input, price.cache_read, price.cache_write)

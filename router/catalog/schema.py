@@ -7,7 +7,9 @@ Strict: no field is converted from another type and no unknown field passes. Wha
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -353,6 +355,13 @@ class _Numbers(GenerateJsonSchema):
         return float(dft) if isinstance(dft, Decimal) else super().encode_default(dft)
 
 
-def json_schema(file: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON Schema of a kind of file, for editors."""
-    return file.model_json_schema(schema_generator=_Numbers)
+KINDS: Mapping[str, type[BaseModel]] = {"model": ModelFile, "provider": ProviderFile, "policy": PolicyFile}
+
+
+def schema_text(kind: str) -> str:
+    """Return the JSON Schema of a kind of file, as `schema/KIND.json` of the shipped catalog holds it.
+
+    Draft 7, the newest that the TOML plugins of editors (taplo, tombi) understand.
+    """
+    schema = KINDS[kind].model_json_schema(schema_generator=_Numbers)
+    return json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", **schema}, indent=2) + "\n"

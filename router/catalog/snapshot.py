@@ -6,9 +6,10 @@ of 0.0028 USD per million is exactly 2,800. `router.catalog.files` makes a snaps
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Literal
+from typing import Any, Literal
 
 Category = Literal["simple", "coding", "reasoning", "vision"]
 CATEGORIES: tuple[Category, ...] = ("simple", "coding", "reasoning", "vision")
@@ -17,6 +18,20 @@ MODES: tuple[Mode, ...] = ("cost", "balanced", "quality", "nitro", "floor")
 Feature = Literal["tools", "forced_tools", "json_schema", "json_mode", "reasoning"]
 
 PICO_USD_PER_TOKEN_AT_1_USD_PER_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Point at one thing that is wrong; `line` counts from 1, `path` is the field ("" = the whole file)."""
+
+    file: str
+    line: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:"
+        return f"{where} {self.path}: {self.message}" if self.path else f"{where} {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +170,19 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole catalog at one revision (12 hex of the content of its files)."""
+    """The whole catalog at one revision (12 hex of the content of its files).
+
+    `warnings` are what works and is probably not meant. `replaced` holds the prices of the revision before,
+    by (model, provider, upstream model), so that a moved price stays visible until the next edit.
+    """
 
     revision: str
     models: dict[str, Model]
     providers: dict[str, Provider]
     policy: Policy
     files: int
-    warnings: tuple[str, ...]
+    warnings: tuple[Fault, ...]
+    replaced: Mapping[tuple[str, str, str], Price] = field(default_factory=dict)
+    # What has been worked out from these models once, by the name of the module that did; no part of the
+    # value, and not taken along by `dataclasses.replace`.
+    memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import sys
 from datetime import UTC, date, datetime
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from router.cli.catalog_import import import_
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pydantic import BaseModel
     from rich.console import Console
     from rich.table import Table
 
@@ -28,17 +28,26 @@ _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 @click.group()
 def catalog() -> None:
-    """Check and show the catalog: models, offers, prices."""
+    """Check and show the catalog: models, offers, prices; draft new models."""
+
+
+catalog.add_command(import_)
 
 
 @catalog.command()
 @click.argument("directory", required=False, type=_DIRECTORY, envvar="ROUTER_CATALOG")
-def check(directory: Path | None) -> None:
+@click.option(
+    "--against",
+    type=_DIRECTORY,
+    help="The catalog that runs, or an earlier state: warn of each price that moved more than fivefold.",
+)
+def check(directory: Path | None, against: Path | None) -> None:
     """Report every fault and warning of the catalog in DIRECTORY; exit 1 on faults."""
     from router.catalog.files import check_catalog
 
     where = _directory(directory)
-    snapshot, faults, warnings = check_catalog(where, environ=os.environ, today=_today())
+    running = None if against is None else _load(against)
+    snapshot, faults, warnings = check_catalog(where, environ=os.environ, today=_today(), running=running)
     for fault in faults:
         click.echo(_located(where, fault))
     for warning in warnings:
@@ -74,10 +83,9 @@ def show(model: str | None, directory: Path | None) -> None:
 @click.argument("kind", type=click.Choice(["model", "provider", "policy"]), default="model")
 def schema(kind: str) -> None:
     """Print the JSON Schema of a model, provider or policy file, for editors."""
-    from router.catalog.schema import ModelFile, PolicyFile, ProviderFile, json_schema
+    from router.catalog.schema import schema_text
 
-    files: dict[str, type[BaseModel]] = {"model": ModelFile, "provider": ProviderFile, "policy": PolicyFile}
-    click.echo(json.dumps(json_schema(files[kind]), indent=2))
+    click.echo(schema_text(kind), nl=False)
 
 
 def _directory(given: Path | None) -> Path:

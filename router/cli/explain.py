@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from router.catalog.snapshot import Snapshot
+    from router.classifier.prompt import Prompt
     from router.settings import Settings
+    from router.wire import RequestBody
 
 _BAR_CELLS = 24
 _LOSERS_SHOWN = 15
 _WAYS_SHOWN = 5
+_WORDS_SHOWN = 8
+_LINE_SHOWN = 60
 
 
 @click.command()
@@ -94,17 +98,26 @@ def explained(settings: Settings, raw: bytes, mode: str | None, any_key: bool) -
     headers = {"x-llm-router-mode": mode} if mode else {}
     catalog = _catalog(settings, any_key)
     decider = Decider(Classifier.load(), LiveTable(catalog, time.monotonic), Sessions())
-    judgement = decider.judge(
-        parse_request(raw), headers, catalog, at=datetime.now(UTC), account=OPEN_ACCOUNT
-    )
+    body = parse_request(raw)
+    judgement = decider.judge(body, headers, catalog, at=datetime.now(UTC), account=OPEN_ACCOUNT)
     decision = judgement.decision
     said = record(decision, f"req_{uuid.uuid4().hex}", stripped=judgement.prompt.stripped)
+    said["set_aside"] = set_aside(body, judgement.prompt)
     said["words"] = [
         {"word": word, "category": category, "weight": round(weight, 4)}
         for word, category, weight in decider.words(judgement.prompt)
     ]
     said["refusal"] = None if decision.candidates else refusal(decision).message
     return said
+
+
+def set_aside(body: RequestBody, prompt: Prompt) -> list[str]:
+    """Return the lines of the user's messages that were not read: what a client had wrapped around them."""
+    if not prompt.stripped:
+        return []
+    read = {line.strip() for line in f"{prompt.text}\n{prompt.context}".splitlines()}
+    texts = [text for message in body.messages if message.role == "user" for text in message.texts]
+    return [line for text in texts for line in text.splitlines() if line.strip() and line.strip() not in read]
 
 
 def _catalog(settings: Settings, any_key: bool) -> Snapshot:
@@ -128,9 +141,16 @@ def _show(said: dict[str, Any], losers_shown: int | None) -> None:
             bar = "█" * round(share * _BAR_CELLS)
             mark = "[bold]" if category == said["category"] else "[dim]"
             console.print(f"{mark}{category:<10} {share:6.1%}  {bar}[/]")
-        weighed = [w for w in said["words"] if w["category"] == said["category"] and w["weight"] > 0][:8]
-        if weighed:
-            console.print("because of  " + escape(", ".join(w["word"] for w in weighed)), style="dim")
+        own = [w for w in said["words"] if w["category"] == said["category"]]
+        for title, words in (
+            ("because of  ", [w["word"] for w in own if w["weight"] > 0]),
+            ("in spite of ", [w["word"] for w in reversed(own) if w["weight"] < 0]),
+        ):
+            if words:
+                console.print(title + escape(", ".join(words[:_WORDS_SHOWN])), style="dim")
+        if said["set_aside"]:
+            shown = " | ".join(line[:_LINE_SHOWN] for line in said["set_aside"][:_WAYS_SHOWN])
+            console.print(f"not read    {escape(shown)}", style="dim")
         console.print()
     if said["chosen"] is None:
         console.print(f"[bold red]nobody[/]  {escape(said['refusal'])}")

@@ -129,6 +129,7 @@ def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -
         )
     )
     _prepare_process()
+    signal.signal(signal.SIGHUP, lambda _signal, _frame: running.ask_reload())
     # When it has stopped in good order, uvicorn raises the signal again under the handler found here.
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, _leave)

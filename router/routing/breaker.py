@@ -5,15 +5,15 @@
 | 429 | the offer | Retry-After, else 10 s, doubled by each trial call that meets it again |
 | 503 with Retry-After | the offer | Retry-After |
 | 5 calls or more in 60 s, half of them failed | the offer | 15 s, doubled by each failed trial call |
-| 401, 402 | every offer of the provider | 5 min, with an alert |
-| 403 | the offer | 5 min, with an alert |
+| 401, 402, 403 | the offer | 5 min, with an alert |
+| 401, 402 at a second offer | every offer of the provider | 5 min, with an alert |
 
-A key and the credit behind it are the provider's: 401 and 402 would meet each of its offers in turn and cost
-a request an attempt each time; 403 is as often about one model or region. No wait that the router chooses is
-longer than 5 min, none that a provider asks for longer than 1 h. What is open becomes half-open when its time
-is over: one call is let through as a trial, and its result closes or reopens. The caller's own faults never
-count. A request that has no other offer ("alone") is kept away by 429, 401, 402 and 403 only: a poor chance
-is better than none. One object a process, used from its event loop.
+A key and the credit behind it are the provider's: what two of its offers met, the others would meet in turn,
+and cost requests an attempt each time; 403 is as often about one model or region. No wait that the router
+chooses is longer than 5 min, none that a provider asks for longer than 1 h. What is open becomes half-open
+when its time is over: one call is let through as a trial, and its result closes or reopens. The caller's own
+faults never count. A request that has no other offer ("alone") is kept away by 429, 401, 402 and 403 only: a
+poor chance is better than none. One object a process, used from its event loop.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ FAILURES_WAIT_S = 15.0
 RATE_WAIT_S = 10.0
 AUTH_WAIT_S = 300.0
 LONGEST_WAIT_S = 300.0
+# So many offers of a provider must be refused until all of them are taken to be.
+PROVIDERS_OFFERS = 2
 LONGEST_ASKED_S = 3_600.0
 # A trial whose end is never told (`release`) counts as lost after this; by default no attempt takes longer.
 TRIAL_S = 600.0
@@ -134,6 +136,7 @@ class Breakers:
         self._minutes: dict[Key, _Minute] = {}
         self._shut: dict[_Subject, _Shut] = {}
         self._alerts: dict[_Subject, Alert] = {}
+        self._refusals: dict[str, set[Key]] = {}  # the offers of a provider that met 401 or 402 lately
         self._models: Mapping[Key, str] = {}
         self._blocked: dict[Key, Blocked] = {}
         self._blocked_hard: dict[Key, Blocked] = {}
@@ -150,6 +153,9 @@ class Breakers:
         self._minutes = {key: minute for key, minute in self._minutes.items() if key in models}
         self._shut = {subject: shut for subject, shut in self._shut.items() if stays(subject)}
         self._alerts = {subject: alert for subject, alert in self._alerts.items() if stays(subject)}
+        self._refusals = {
+            provider: keys for provider, keys in self._refusals.items() if provider in providers
+        }
         self._fresh_until_s = -math.inf
 
     def note_success(self, key: Key) -> None:
@@ -310,8 +316,16 @@ class Breakers:
 
     def _refused(self, key: Key, status: int | None, now_s: float) -> None:
         told = "" if status is None else f" ({status})"
-        subject: _Subject = key if status == 403 else (key[0], None)
-        self._open(subject, "auth", f"the provider refused the key{told}", None, now_s)
+        subject: _Subject = key
+        if status != 403:
+            refused = self._refusals.setdefault(key[0], set())
+            refused.add(key)
+            if len(refused) >= PROVIDERS_OFFERS:
+                subject = (key[0], None)
+                for offer in refused:  # the provider's breaker takes the place of theirs
+                    self._shut.pop(offer, None)
+                    self._alerts.pop(offer, None)
+        self._open(subject, "auth", "its provider turns the router away", None, now_s)
         self._alert(subject, status, f"the key was refused{told}", _MEND_KEY, now_s)
 
     def _alert(self, subject: _Subject, status: int | None, what: str, mend: str, now_s: float) -> None:
@@ -325,6 +339,7 @@ class Breakers:
 
     def _recover(self, key: Key, now_s: float) -> None:
         """Close what is half-open; a success while it is open began before and says nothing."""
+        self._refusals.pop(key[0], None)
         for subject in (key, (key[0], None)):
             shut = self._shut.get(subject)
             if shut is not None and now_s < shut.until_s:

@@ -6,23 +6,12 @@ from typing import Any
 
 from msgspec import Raw
 
+from router.catalog.price import Tokens, charge_nusd
 from router.catalog.snapshot import CATEGORIES
 from router.errors import LimitReached, ModelNotAvailable, NothingFits, RouterError, Unavailable
 from router.ledger.money import nusd_to_usd
-from router.routing.decide import Candidate, Decision, Loser, usd
-
-# The order in which the hard filters run: the last one that stopped anything was the tightest.
-_FILTERS = (
-    "unusable",
-    "denied",
-    "no_quality",
-    "modality",
-    "tools",
-    "json_schema",
-    "max_output",
-    "context",
-    "cap",
-)
+from router.routing.decide import Candidate, Decision, usd
+from router.routing.losers import FILTERS, Loser
 
 
 def record(decision: Decision, request_id: str, *, stripped: bool) -> dict[str, Any]:
@@ -45,9 +34,12 @@ def record(decision: Decision, request_id: str, *, stripped: bool) -> dict[str, 
         "need": {
             "prompt_tokens": decision.need.prompt_tokens,
             "output_tokens": decision.need.output_tokens,
+            "expected_output_tokens": decision.pool.output_tokens,
             "images": decision.need.images,
             "tools": decision.need.tools,
+            "forced_tools": decision.need.forced_tools,
         },
+        "session": _session(decision),
         "chosen": None if chosen is None else _said(chosen),
         "fallbacks": [_said(c) for c in decision.candidates[1:]],
         "losers": [
@@ -57,7 +49,60 @@ def record(decision: Decision, request_id: str, *, stripped: bool) -> dict[str, 
         "quote": None
         if chosen is None
         else {"usd": number(chosen.expected_nusd), "max_usd": number(chosen.max_nusd)},
+        "baseline": _baseline(decision),
     }
+
+
+def _session(decision: Decision) -> dict[str, Any] | None:
+    """Say what became of the conversation's offer: stayed, moved, or unfit (it cannot serve this request)."""
+    pinned, chosen, pool = decision.need.pinned, decision.chosen, decision.pool
+    if pinned is None:
+        return None
+    if pool.pinned < 0 or not pool.accepted >> pool.pinned & 1:
+        outcome = "unfit"
+    else:
+        outcome = "stayed" if chosen and chosen.offer is pool.table.offers[pool.pinned] else "moved"
+    return {
+        "model": pinned.model,
+        "provider": pinned.provider,
+        "cached_tokens": pinned.cached_tokens,
+        "floor": pinned.floor,
+        "outcome": outcome,
+    }
+
+
+def _baseline(decision: Decision) -> dict[str, Any] | None:
+    """Compare the chosen offer with the policy's baseline model, None where there is none or nothing fits."""
+    expected_nusd = baseline_nusd(decision)
+    if decision.chosen is None or expected_nusd is None:
+        return None
+    return {
+        "model": decision.pool.policy.baseline,
+        "expected_cost_usd": number(expected_nusd),
+        "saved_usd": number(expected_nusd - decision.chosen.expected_nusd),
+    }
+
+
+def baseline_nusd(decision: Decision) -> int | None:
+    """Return what the same request is expected to cost at the policy's baseline model, None without one.
+
+    saved = baseline - chosen, each = uncached x input + cached x cache_read + expected output x output price,
+    at the prices of the admission time and times the markup, for the same tokens. In a session, `cached` is
+    what the conversation's offer has cached: at the baseline, the conversation would have it cached there.
+    The chosen offer has it cached only where the conversation stays, so a move is not counted as a saving.
+    The baseline's cheapest usable offer counts; where none is usable, its cheapest.
+    """
+    pool, need = decision.pool, decision.need
+    model = pool.table.known.get(pool.policy.baseline) if pool.policy.baseline is not None else None
+    if model is None or not model.offers:
+        return None
+    offers = [offer for offer in model.offers if offer.unusable is None] or model.offers
+    cached = 0 if need.pinned is None else min(max(need.pinned.cached_tokens, 0), need.prompt_tokens)
+    return min(
+        charge_nusd(offer, pool.policy, need.at, Tokens(need.prompt_tokens, output * need.choices, cached))
+        for offer in offers
+        for output in (min(pool.output_tokens, offer.max_output),)
+    )
 
 
 def number(nusd: int) -> Raw:
@@ -80,10 +125,12 @@ def refusal(decision: Decision) -> RouterError:
     if decision.blocked:
         return _refusal_for_now(decision)
     need = decision.need
-    losers = [x for x in decision.losers if x.reason in _FILTERS]
+    losers = [x for x in decision.losers if x.reason in FILTERS]
+    if not losers and need.asked.model is not None:
+        return ModelNotAvailable(f"The model {need.asked.model} has no offers in the catalog.", param="model")
     if not losers:
         return ModelNotAvailable("The catalog is empty: add a file to models_catalog/models.", param="model")
-    tightest = max((x.reason for x in losers), key=_FILTERS.index)
+    tightest = max((x.reason for x in losers), key=FILTERS.index)
     stopped = [x for x in losers if x.reason == tightest]
     if tightest == "unusable":
         return _not_available(decision, stopped)

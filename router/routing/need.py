@@ -11,10 +11,12 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 
 from router.catalog.snapshot import CATEGORIES, MODES, Category, Mode, Snapshot
 from router.errors import BadRequest, ModelNotFound
+from router.rawjson import first_byte
 from router.wire import RequestBody
 
 PREFIXES = ("llmrouter/", "router/")
@@ -41,8 +43,25 @@ class Asked(Struct, frozen=True, gc=False):
     mode: Mode | None
 
 
+class Pinned(Struct, frozen=True, gc=False):
+    """Hold what is known of the conversation that a request goes on with.
+
+    The offer that served it last, the prompt tokens that this offer may still have cached, and the hardest
+    text category of its last minutes.
+    """
+
+    model: str
+    provider: str
+    upstream_model: str
+    cached_tokens: int
+    floor: Category | None
+
+
 class Need(Struct, frozen=True, gc=False):
-    """Hold all that a decision reads of a request; tokens are estimates, `_bound` their upper bounds."""
+    """Hold all that a decision reads of a request; tokens are estimates, `_bound` their upper bounds.
+
+    `forced_tools`: a tool must be called. `pinned` is set from the sessions, once the need has been read.
+    """
 
     asked: Asked
     mode: Mode
@@ -61,12 +80,19 @@ class Need(Struct, frozen=True, gc=False):
     max_cost_nusd: int | None
     session: str | None
     at: datetime
+    forced_tools: bool = False
+    pinned: Pinned | None = None
+
+    @staticmethod
+    def names(model: str, provider: str) -> tuple[str, str, str]:
+        """Return the names by which a glob may call an offer."""
+        return model, f"{provider}/{model}", f"{provider}:{model}"
 
     def permits(self, model: str, provider: str) -> str | None:
         """Return why the globs of client or key shut this offer out; a glob may name the provider too."""
         if not (self.key_models or self.allow or self.deny):
             return None
-        names = (model, f"{provider}/{model}", f"{provider}:{model}")
+        names = self.names(model, provider)
         if self.key_models and not _matches(self.key_models, names):
             return "the API key does not allow it"
         if self.allow and not _matches(self.allow, names):
@@ -155,7 +181,40 @@ def read_need(
         max_cost_nusd=_max_cost(fields.max_cost_usd, headers),
         session=fields.session or headers.get("x-llm-router-session"),
         at=at,
+        forced_tools=body.has_tools and _forces_a_tool(body.members),
     )
+
+
+def _forces_a_tool(members: Mapping[str, Raw]) -> bool:
+    """Tell whether `tool_choice` leaves no choice: `required`, or an object that names what to call.
+
+    OpenAI API reference: an object of type `allowed_tools` has a mode of its own; `function_call` is the
+    older name, an object there names a function. Some servers write `any` for `required`.
+    """
+    choice = members.get("tool_choice") or members.get("function_call")
+    if choice is None:
+        return False
+    first = first_byte(choice)
+    if first == b'"':
+        return bytes(choice).strip() in {b'"required"', b'"any"'}
+    if first != b"{":
+        return False
+    try:
+        allowed = _tool_choice.decode(choice).allowed_tools
+    except msgspec.ValidationError:  # not of the known form; what it is, the upstream judges
+        return True
+    return allowed is None or allowed.mode != "auto"
+
+
+class _AllowedTools(Struct):
+    mode: str | None = None
+
+
+class _ToolChoice(Struct):
+    allowed_tools: _AllowedTools | None = None
+
+
+_tool_choice = msgspec.json.Decoder(_ToolChoice)
 
 
 def _mode(field: str | None, headers: Mapping[str, str], catalog: Snapshot) -> Mode:

@@ -21,6 +21,7 @@ from tests.service.walking import bearer, make_key, question, request_id, wait_e
 from tests.upstream import ScriptedUpstream
 
 LIVE_S = 5.0
+ADMIN_KEY = "operator"
 ORIGIN = "https://app.example.com"
 MODELS = [
     Offered(
@@ -53,7 +54,8 @@ def with_locked(folder: Path, up: ScriptedUpstream, models: list[Offered]) -> Pa
 @pytest.fixture(scope="module")
 def router(up: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterServer]:
     folder = tmp_path_factory.mktemp("running")
-    with RouterServer(with_locked(folder / "catalog", up, MODELS), folder / "data") as server:
+    catalog = with_locked(folder / "catalog", up, MODELS)
+    with RouterServer(catalog, folder / "data", admin_key=ADMIN_KEY) as server:
         yield server
 
 
@@ -268,7 +270,10 @@ def test_the_schema_lists_every_route_and_no_other(
     assert document["openapi"].startswith("3.1")
     for path, verb in documented:
         got = router.request(
-            verb.upper(), path.replace("{model_id}", "test/plain"), question() if verb == "post" else None
+            verb.upper(),
+            path.replace("{model_id}", "test/plain"),
+            question() if verb == "post" else None,
+            bearer(ADMIN_KEY) if path.startswith("/admin/") else None,
         )
         assert got.status == 200, (verb, path)
     references = set(re.findall(r'"\$ref": ?"([^"]+)"', router.request("GET", "/openapi.json").body.decode()))

@@ -102,6 +102,11 @@ def evil() -> Iterator[ScriptedUpstream]:
         assert (server.requests, server.probes, server.total_connections) == ([], [], 0)
 
 
+@pytest.fixture(autouse=True)
+def rested(router: RouterServer) -> None:
+    router.skip(7_200)  # longer than any offer rests after the failures of another test
+
+
 @pytest.fixture(scope="module")
 def router(up: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterServer]:
     folder = tmp_path_factory.mktemp("headers")

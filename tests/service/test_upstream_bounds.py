@@ -37,6 +37,11 @@ def up() -> Iterator[ScriptedUpstream]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def rested(router: RouterServer) -> None:
+    router.skip(7_200)  # longer than any offer rests after the failures of another test
+
+
 @pytest.fixture(scope="module")
 def router(up: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterServer]:
     """Serve two models whose provider may take 0.3 s for the first byte and 0.2 s between two, and one.

@@ -220,14 +220,28 @@ def test_the_callers_faults_never_count(kinds: list[str]) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 402, None])
-def test_a_refused_key_rests_the_whole_provider(run: Running, status: int | None) -> None:
+def test_a_key_that_two_offers_are_refused_with_rests_the_whole_provider(
+    run: Running, status: int | None
+) -> None:
     run.breakers.note_failure(A, "auth", None, False, status)
+    assert run.breakers.states() == {A: "open"}
+    run.breakers.note_failure(B, "auth", None, False, status)
     assert {key: b.retry_after_s for key, b in run.breakers.blocked().items()} == {A: 300, B: 300}
     assert run.breakers.states() == {A: "open", B: "open"}
     assert run.breakers.enter(B) is None
     assert run.breakers.enter(C) is FREE
-    told = "the provider refused the key" + (f" ({status})" if status else "")
+    told = "its provider turns the router away"  # why is for the operator's log and alerts
     assert run.breakers.blocked()[B].detail == f"b/two at acme is cooling down: {told}"
+    (alert,) = run.breakers.alerts()
+    assert (alert.provider, alert.upstream_model, alert.status) == ("acme", None, status)
+
+
+def test_an_offer_that_answers_shows_that_the_key_is_right(run: Running) -> None:
+    run.breakers.note_failure(A, "auth", None, False, 401)
+    run.breakers.note_success(B)
+    run.breakers.note_failure(B, "auth", None, False, 401)
+    assert run.breakers.states() == {A: "open", B: "open"}
+    assert {alert.upstream_model for alert in run.breakers.alerts()} == {A[1], B[1]}
 
 
 def test_a_forbidden_offer_rests_alone(run: Running) -> None:
@@ -237,7 +251,8 @@ def test_a_forbidden_offer_rests_alone(run: Running) -> None:
 
 
 def test_one_trial_serves_a_whole_provider(run: Running) -> None:
-    run.breakers.note_failure(A, "auth", None, False, 401)
+    for offer in (A, B):
+        run.breakers.note_failure(offer, "auth", None, False, 401)
     run.passes(300)
     trial = run.breakers.enter(B)
     assert trial
@@ -260,8 +275,8 @@ def test_an_alert_is_logged_once_and_cleared_by_a_success(
     assert "acme" in errors[0]
     assert "key_env" in errors[0]
     (alert,) = run.breakers.alerts()
-    assert (alert.provider, alert.upstream_model, alert.status) == ("acme", None, 401)
-    run.breakers.note_success(B)
+    assert (alert.provider, alert.upstream_model, alert.status) == ("acme", A[1], 401)
+    run.breakers.note_success(A)
     assert run.breakers.alerts() == ()
     assert "works again" in caplog.records[-1].getMessage()
 

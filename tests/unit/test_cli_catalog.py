@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ def test_check_prints_every_fault_and_fails(directory: Path) -> None:
     assert ["models/z-ai/glm.toml:7", "offers[0].price.input"] in places
     assert ["policy.toml:1", "mode"] in places
     assert "4 faults" in result.stderr
+
+
+def test_check_against_another_state_shows_moved_prices(
+    directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    edited = shutil.copytree(directory, tmp_path_factory.mktemp("edited") / "catalog")
+    (edited / "models/z-ai/glm.toml").write_text(MODEL.replace("0.8", "0.08"))
+    result = run("check", edited, "--against", directory, NOVITA_KEY_OF_THIS_TEST="x")
+    assert result.exit_code == 0
+    said = "input moved from 0.8 to 0.08 USD per million tokens; is it meant?"
+    assert f"{edited}/models/z-ai/glm.toml:7: offers[0].price.input: {said} (warning)" in result.stdout
+    (directory / "policy.toml").write_text('mode = "fast"\n')
+    assert run("check", edited, "--against", directory).exit_code == 1
 
 
 def test_check_of_no_directory_fails_in_words(tmp_path: Path) -> None:

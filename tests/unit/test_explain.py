@@ -3,14 +3,16 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
-from router.catalog.snapshot import CATEGORIES, Price
+from router.catalog.snapshot import CATEGORIES, Policy, Price
 from router.routing.decide import Categorised, Live
 from router.routing.explain import number, record
-from router.routing.need import Need
-from tests.unit.parts import asked, catalog, choose, model, need, sure, usd_price
+from router.routing.need import Need, Pinned
+from tests.unit.parts import asked, catalog, choose, model, need, offer, sure, usd_price
 
 PROBABILITIES = Categorised("coding", {"simple": 0.1, "coding": 1 / 1.5, "reasoning": 0.2333333}, 1 / 1.5)
 CATALOG = catalog(
@@ -97,3 +99,53 @@ def test_a_free_offer_costs_zero() -> None:
 def test_an_amount_is_a_json_number_of_exactly_that_value(nusd: int) -> None:
     data = msgspec.json.encode({"usd": number(nusd)})
     assert json.loads(data, parse_float=Decimal, parse_int=Decimal)["usd"] * 10**9 == nusd
+
+
+def test_a_conversation_that_stays_moves_or_cannot_stay_is_said() -> None:
+    def session(last: str, snapshot_need: Need) -> Any:
+        pinned = Pinned(last, "acme", last, 500, "coding")
+        return said(structs.replace(snapshot_need, pinned=pinned))["session"]
+
+    stayed = session("a", need())
+    assert stayed == {
+        "model": "a",
+        "provider": "acme",
+        "cached_tokens": 500,
+        "floor": "coding",
+        "outcome": "stayed",
+    }
+    assert session("b", need())["outcome"] == "moved"
+    assert session("d", need())["outcome"] == "unfit"
+    assert session("gone", need())["outcome"] == "unfit"
+    assert said()["session"] is None
+
+
+def test_savings_are_measured_at_the_baselines_cheapest_usable_offer() -> None:
+    offers = [
+        offer("base", "off", price=usd_price(1, 1), unusable="set A_KEY"),
+        offer("base", "dear", price=usd_price(9, 9)),
+        offer("base", "fair", price=usd_price(4, 8, 0.4)),
+    ]
+    snapshot = catalog(
+        model("cheap", price=usd_price(1, 2, 0.1)),
+        model("base", None, offers),
+        policy=Policy(baseline="base", markup_ppm=2_000_000),
+    )
+    found = record(choose(snapshot, need(output_tokens=100)), "r", stripped=False)["baseline"]
+    # 1,000 in and 100 out at 4 and 8, against 1 and 2 USD per million, twice for the markup.
+    assert json.loads(msgspec.json.encode(found)) == {
+        "model": "base",
+        "expected_cost_usd": 0.0096,
+        "saved_usd": 0.0072,
+    }
+    talk = need(output_tokens=100, pinned=Pinned("cheap", "acme", "cheap", 500, None))
+    cached = record(choose(snapshot, talk), "r", stripped=False)["baseline"]
+    assert json.loads(msgspec.json.encode(cached))["expected_cost_usd"] == 0.006
+
+
+def test_without_a_baseline_there_are_no_savings_and_a_dear_choice_saves_less_than_nothing() -> None:
+    assert said()["baseline"] is None
+    named = need(asked=asked(named="b"), output_tokens=100)
+    snapshot = catalog(*CATALOG.models.values(), policy=Policy(baseline="a"))
+    dear = record(choose(snapshot, named, Categorised()), "r", stripped=False)["baseline"]
+    assert json.loads(msgspec.json.encode(dear))["saved_usd"] == pytest.approx(0.0000128 - 0.0045)

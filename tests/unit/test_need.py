@@ -231,3 +231,35 @@ def test_other_scripts_cost_more_tokens_a_character() -> None:
             {"model": "auto", "messages": [{"role": "user", "content": text}]}, ensure_ascii=False
         )
         assert read_need(parse_request(data.encode()), {}, CATALOG, at=AT).prompt_tokens > latin
+
+
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "forced"),
+    [
+        ({}, False),
+        ({"tool_choice": None}, False),
+        ({"tool_choice": "auto"}, False),
+        ({"tool_choice": "none"}, False),
+        ({"tool_choice": "required"}, True),
+        ({"tool_choice": "any"}, True),
+        ({"tool_choice": NAMED}, True),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}}, False),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}}},
+            True,
+        ),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": 7}}, True),
+        ({"function_call": {"name": "f"}}, True),
+        ({"function_call": "auto"}, False),
+    ],
+)
+def test_a_tool_that_must_be_called_is_seen(fields: dict[str, Any], forced: bool) -> None:
+    assert read(tools=[NAMED], **fields).forced_tools is forced
+    assert not read(**fields).forced_tools
+
+
+def test_a_request_does_not_know_its_conversation() -> None:
+    assert read({"x-llm-router-session": "s1"}).pinned is None

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.catalog.price import Tokens, charge_nusd, cost_nusd, price_at
+from router.catalog.price import Tokens, charge_nusd, cost_nusd, price_at, worst_nusd
 from router.catalog.snapshot import Policy, Price, PriceRule
 from tests.unit.parts import AT, offer, rules, usd_price
 
@@ -154,3 +154,14 @@ def test_cached_and_written_tokens_have_their_own_price() -> None:
     assert cost_nusd(USUAL, Tokens(1_000, 10, cached=300, written=100)) == 920_000
     assert cost_nusd(Price(1, 1, 1, 1), Tokens(1, 0)) == 1
     assert cost_nusd(USUAL, Tokens(0, 0)) == 0
+
+
+@given(prices, tokens, st.integers(0, 10**8), st.integers(0, 10**8))
+def test_the_worst_case_covers_every_part_of_it(
+    price: Price, used: Tokens, threshold: int, more: int
+) -> None:
+    tiered = offer(price=price, when=(PriceRule(above_input=threshold, multiply_ppm=500_000),))
+    for sold in (offer(price=price), tiered, offer(charge=price)):
+        policy = Policy(markup_ppm=1_234_567)
+        most = worst_nusd(sold, policy, AT, Tokens(used.prompt + more, used.completion))
+        assert charge_nusd(sold, policy, AT, used) <= most
