@@ -193,11 +193,11 @@ def _show_others(console: Console, said: dict[str, Any], losers_shown: int | Non
     if losers_shown is not None and len(losers) > losers_shown:
         console.print(f"and {len(losers) - losers_shown} more (--all-losers)", style="dim")
     if unusable:
-        ways = Counter(loser["detail"] for loser in unusable).most_common(_WAYS_SHOWN)
-        listed = ", ".join(f"{way} ({count})" for way, count in ways)
-        console.print(
-            f"\n{len(unusable)} offers cannot be used here: {escape(listed)}, ... (--all-losers)", style="dim"
-        )
+        ways = Counter(loser["detail"] for loser in unusable)
+        listed = ", ".join(f"{way} ({count})" for way, count in ways.most_common(_WAYS_SHOWN))
+        more = ", ..." if len(ways) > _WAYS_SHOWN else ""
+        offers = "1 offer" if len(unusable) == 1 else f"{len(unusable)} offers"
+        console.print(f"\n{offers} cannot be used here: {escape(listed)}{more} (--all-losers)", style="dim")
     console.print(f"catalog {said['catalog']}", style="dim")
 
 

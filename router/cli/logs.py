@@ -38,8 +38,8 @@ def logs(follow: bool, lines: int, as_json: bool, data: Path | None, config: Pat
     last = follower.last(lines)
     if not last and not follow and not directory.is_dir():
         raise click.ClickException(
-            f"there are no requests in {directory}: `router serve` writes them as it serves; "
-            "name its folder with --data"
+            f"there are no requests in {directory}: `router serve` writes them as it serves, "
+            "unless ROUTER_DECISION_LOG_MIB is 0; name its folder with --data"
         )
     _print(last, as_json, lines)
     with suppress(KeyboardInterrupt):

@@ -97,8 +97,8 @@ def log_files(data: Path) -> list[Path]:
     files = decision_files(data / FOLDER)
     if not files:
         raise click.ClickException(
-            f"there are no decisions in {data / FOLDER}: `router serve` writes them as it serves; "
-            "name its folder with --data"
+            f"there are no decisions in {data / FOLDER}: `router serve` writes them as it serves, "
+            "unless ROUTER_DECISION_LOG_MIB is 0; name its folder with --data"
         )
     return files
 
@@ -246,6 +246,7 @@ def _show(report: Report, said: Mapping[str, Any]) -> None:
             console.print(f"  {found.request_id}: {escape(found.what)}")
     console.print(_categories_table(report))
     if report.moves:
+        console.print()
         console.print(_moves_table(said["moves"]))
     for lost in report.unroutable[:_UNROUTABLE_SHOWN]:
         console.print(
@@ -278,7 +279,11 @@ def _categories_table(report: Report) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(
+        box=SIMPLE_HEAD,
+        caption="USD: sums, for the tokens that were used; s: expected, the mean of a request",
+        caption_justify="left",
+    )
     table.add_column("category")
     titles = ("requests", "moved", "nobody", "USD before", "USD after", "change", "s before", "s after")
     for title in titles:
