@@ -22,6 +22,7 @@ from router.api.admin import admin_routes
 from router.api.chat import chat_routes
 from router.api.documents import document_routes
 from router.api.faults import exception_handlers
+from router.api.front import Front
 from router.api.health import health_routes
 from router.api.models import model_routes
 from router.chat import Chat, Rooms
@@ -126,9 +127,10 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
             if decisions is not None:
                 decisions.close()
 
-    return Litestar(
+    chat = chat_routes(Chat(rooms), settings, world.monotonic)
+    app = Front(
         route_handlers=[
-            *chat_routes(Chat(rooms), settings, world.monotonic),
+            *chat,
             *model_routes(catalog, live.measured),
             *admin_routes(catalog, settings.admin_key),
             *health_routes(lambda: ready(ledger), metrics),
@@ -141,6 +143,8 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
         logging_config=None,
         debug=False,
     )
+    app.shorten(chat)
+    return app
 
 
 def _decision_log(settings: Settings, world: World) -> DecisionLog | None:

@@ -163,7 +163,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _begin(self, cycle: Cycle) -> None:
         """Let the application answer; uvicorn waits for the tasks of its set when it stops."""
-        task = self.loop.create_task(cycle.run(self.app))
+        cycle.task = task = self.loop.create_task(cycle.run(self.app))
         self.tasks.add(task)
         task.add_done_callback(self._end)
 
