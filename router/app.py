@@ -28,6 +28,7 @@ from router.api.models import model_routes
 from router.chat import Chat, Rooms
 from router.classifier.model import Classifier
 from router.decider import Decider
+from router.ended import BATCH, Ended
 from router.errors import Unavailable
 from router.learning import Learning
 from router.ledger.keystore import KeyStore
@@ -90,7 +91,13 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
     live, sessions = LiveTable(catalog.current, world.monotonic), Sessions()
     metrics = Metrics(live.states, lambda: len(live.alerts()))
     transports = world.transports or default_transports(world.environ)
-    decisions = _decision_log(settings, world)
+    request_log, decisions = RequestLog(settings.log, world.log_stream), _decision_log(settings, world)
+    ended = Ended(
+        request_log,
+        Recorder(decisions) if decisions is not None else None,
+        metrics,
+        BATCH if world.log_stream is None else 1,
+    )
     rooms = Rooms(
         settings=settings,
         catalog=catalog,
@@ -102,8 +109,7 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
         live=live,
         learning=Learning(live, sessions, world.monotonic),
         metrics=metrics,
-        request_log=RequestLog(settings.log, world.log_stream),
-        recorder=Recorder(decisions) if decisions is not None else None,
+        ended=ended,
         now=world.now,
         monotonic=world.monotonic,
     )
@@ -123,7 +129,8 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
             for transport in transports.values():
                 await transport.aclose()
             await ledger.close()
-            rooms.request_log.flush()
+            ended.write()
+            request_log.flush()
             if decisions is not None:
                 decisions.close()
 
