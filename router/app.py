@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO
@@ -22,11 +22,13 @@ from router.api.admin import admin_routes
 from router.api.chat import chat_routes
 from router.api.documents import document_routes
 from router.api.faults import exception_handlers
+from router.api.front import Front
 from router.api.health import health_routes
 from router.api.models import model_routes
 from router.chat import Chat, Rooms
 from router.classifier.model import Classifier
 from router.decider import Decider
+from router.ended import BATCH, Ended
 from router.errors import Unavailable
 from router.learning import Learning
 from router.ledger.keystore import KeyStore
@@ -74,44 +76,99 @@ class World:
     log_stream: IO[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the program is built of, below the walk."""
+
+    settings: Settings
+    world: World
+    catalog: RunningCatalog
+    ledger: Ledger
+    live: LiveTable
+    sessions: Sessions
+    metrics: Metrics
+    transports: Mapping[str, Transport]
+    request_log: RequestLog
+    decisions: DecisionLog | None
+    ended: Ended
+
+
 def create_app(settings: Settings, catalog: RunningCatalog, world: World | None = None) -> Litestar:
     """Return the ASGI application; it opens its storage at once and closes it when the app shuts down.
 
     Raises `Unavailable` when storage cannot be opened.
     """
-    world = world or World()
+    parts = _parts(settings, catalog, world or World())
+    chat = chat_routes(Chat(_rooms(parts)), settings, parts.world.monotonic)
+    app = Front(
+        route_handlers=[
+            *chat,
+            *model_routes(catalog, parts.live.measured),
+            *admin_routes(catalog, settings.admin_key),
+            *health_routes(lambda: ready(parts.ledger), parts.metrics),
+            *document_routes(),
+        ],
+        lifespan=[_lifespan(parts)],
+        exception_handlers=exception_handlers(settings.error_code),
+        cors_config=cors(settings),
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    app.shorten(chat)
+    return app
+
+
+def _parts(settings: Settings, catalog: RunningCatalog, world: World) -> _Parts:
     ledger = Ledger.open(
-        settings.data,
-        clock=lambda: world.now().timestamp(),
-        sync_hold=settings.ledger_sync == "hold",
+        settings.data, clock=lambda: world.now().timestamp(), sync_hold=settings.ledger_sync == "hold"
     )
-    keys = Keys(KeyStore(ledger.database), clock=lambda: world.now().timestamp(), monotonic=world.monotonic)
-    live, sessions = LiveTable(catalog.current, world.monotonic), Sessions()
+    live = LiveTable(catalog.current, world.monotonic)
     metrics = Metrics(live.states, lambda: len(live.alerts()))
-    transports = world.transports or default_transports(world.environ)
-    decisions = _decision_log(settings, world)
-    rooms = Rooms(
+    request_log, decisions = RequestLog(settings.log, world.log_stream), _decision_log(settings, world)
+    recorder = Recorder(decisions) if decisions is not None else None
+    return _Parts(
         settings=settings,
+        world=world,
         catalog=catalog,
-        decider=Decider(Classifier.load(), live, sessions, world.monotonic),
-        keys=keys,
         ledger=ledger,
-        places=Places(Admission(world.monotonic), world.monotonic),
-        sender=Sender(transports, world.environ, __version__, world.now),
         live=live,
-        learning=Learning(live, sessions, world.monotonic),
+        sessions=Sessions(),
         metrics=metrics,
-        request_log=RequestLog(settings.log, world.log_stream),
-        recorder=Recorder(decisions) if decisions is not None else None,
-        now=world.now,
-        monotonic=world.monotonic,
+        transports=world.transports or default_transports(world.environ),
+        request_log=request_log,
+        decisions=decisions,
+        ended=Ended(request_log, recorder, metrics, BATCH if world.log_stream is None else 1),
     )
+
+
+def _rooms(parts: _Parts) -> Rooms:
+    world, ledger, monotonic = parts.world, parts.ledger, parts.world.monotonic
+    return Rooms(
+        settings=parts.settings,
+        catalog=parts.catalog,
+        decider=Decider(Classifier.load(), parts.live, parts.sessions, monotonic),
+        keys=Keys(KeyStore(ledger.database), clock=lambda: world.now().timestamp(), monotonic=monotonic),
+        ledger=ledger,
+        places=Places(Admission(monotonic), monotonic),
+        sender=Sender(parts.transports, world.environ, __version__, world.now),
+        live=parts.live,
+        learning=Learning(parts.live, parts.sessions, monotonic),
+        metrics=parts.metrics,
+        ended=parts.ended,
+        now=world.now,
+        monotonic=monotonic,
+    )
+
+
+def _lifespan(parts: _Parts) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    """Return what runs beside the requests, and what ends in good order."""
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        await ledger.end_open_holds()
+        await parts.ledger.end_open_holds()
         _log.info("ready")
-        work = (catalog.watch(), _end_dead_holds(ledger), _publish(live, catalog))
+        work = (parts.catalog.watch(), _end_dead_holds(parts.ledger), _publish(parts.live, parts.catalog))
         tasks = [asyncio.create_task(coroutine) for coroutine in work]
         try:
             yield
@@ -119,28 +176,15 @@ def create_app(settings: Settings, catalog: RunningCatalog, world: World | None 
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for transport in transports.values():
+            for transport in parts.transports.values():
                 await transport.aclose()
-            await ledger.close()
-            rooms.request_log.flush()
-            if decisions is not None:
-                decisions.close()
+            await parts.ledger.close()
+            parts.ended.write()
+            parts.request_log.flush()
+            if parts.decisions is not None:
+                parts.decisions.close()
 
-    return Litestar(
-        route_handlers=[
-            *chat_routes(Chat(rooms), settings, world.monotonic),
-            *model_routes(catalog, live.measured),
-            *admin_routes(catalog, settings.admin_key),
-            *health_routes(lambda: ready(ledger), metrics),
-            *document_routes(),
-        ],
-        lifespan=[lifespan],
-        exception_handlers=exception_handlers(settings.error_code),
-        cors_config=cors(settings),
-        openapi_config=None,
-        logging_config=None,
-        debug=False,
-    )
+    return lifespan
 
 
 def _decision_log(settings: Settings, world: World) -> DecisionLog | None:

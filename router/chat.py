@@ -27,6 +27,7 @@ from router.billing import hold, settle
 from router.catalog.snapshot import Snapshot
 from router.deadline import Deadline
 from router.decider import Decider
+from router.ended import Ended
 from router.errors import InternalError, RouterError, UpstreamTimeout
 from router.learning import Learning
 from router.ledger.ledger import Ledger
@@ -35,15 +36,12 @@ from router.places import Places
 from router.routing.decide import Decision
 from router.routing.explain import record, refusal
 from router.routing.live import LiveTable
-from router.routing.recorder import Recorder
 from router.settings import Settings
-from router.telemetry.log import RequestLog
 from router.telemetry.metrics import Metrics
 from router.upstream.answer import Answer
 from router.upstream.send import Sender
 from router.upstream.stream import StreamRelay
-from router.walk import Walk, cost_header, head, note, trace_headers
-from router.walk import record as write_record
+from router.walk import Walk, cost_header, head, trace_headers
 from router.wire import RequestBody, parse_request
 
 _log = logging.getLogger("router.chat")
@@ -93,8 +91,7 @@ class Rooms:
     live: LiveTable
     learning: Learning
     metrics: Metrics
-    request_log: RequestLog
-    recorder: Recorder | None
+    ended: Ended
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
 
@@ -135,10 +132,7 @@ class Chat:
             raise
         finally:
             rooms.metrics.inflight -= 1
-            now_s = rooms.monotonic()
-            note(walk, now_s, rooms.request_log, rooms.metrics)
-            if rooms.recorder is not None:
-                write_record(walk, now_s, rooms.recorder)
+            rooms.ended.note(walk, rooms.monotonic())
 
     def route(self, incoming: Incoming) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
         """Return the decision for a request and its headers: nobody is called, nothing is charged."""

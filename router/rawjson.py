@@ -74,8 +74,10 @@ def refuse_duplicates(body: bytes, members: dict[str, Raw]) -> None:
     A body without a space between its members, as SDKs write it, is as long as its members say, or one of
     them stands twice. Any other is walked from value to value; each must be the one that decoding kept.
     """
-    sizes = [len(name) + len(memoryview(raw)) for name, raw in members.items()]
-    if sum(sizes) + _FRAME_BYTES * len(sizes) + 1 == len(body) and all(map(str.isascii, members)):
+    size = 1
+    for name, raw in members.items():
+        size += len(name) + len(memoryview(raw)) + _FRAME_BYTES
+    if size == len(body) and "".join(members).isascii():
         return
     seen: set[str] = set()
     at = body.index(b"{") + 1

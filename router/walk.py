@@ -1,4 +1,4 @@
-"""What is known of one request on its way; from it come the answer's headers, the log line, the metrics."""
+"""What is known of one request on its way; from it come the answer's headers and what is told of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from router.ledger.money import nusd_to_usd
 from router.limits import Place
 from router.routing.decide import Candidate, Decision, Live
 from router.routing.need import Need
-from router.routing.recorded import Actual
-from router.routing.recorder import Recorder
 from router.routing.sessions import Session
-from router.telemetry.log import RequestLog
-from router.telemetry.metrics import Metrics
 from router.upstream.usage import Bill
 
 NO_LIVE = Live()
@@ -104,86 +100,6 @@ def cost_header(walk: Walk) -> tuple[bytes, bytes]:
     """Return what the request was charged, in USD."""
     nusd = walk.bill.charge_nusd if walk.bill is not None else 0
     return (b"x-llm-router-cost-usd", nusd_to_usd(nusd).encode())
-
-
-def note(walk: Walk, now_s: float, log: RequestLog, metrics: Metrics) -> None:
-    """Write the request's log line and count it."""
-    candidate, bill, decision = walk.candidate, walk.bill, walk.decision
-    category = decision.categorised.category if decision is not None else None
-    model = candidate.model.id if candidate is not None else None
-    first_s = None if walk.first_piece_s is None else walk.first_piece_s - walk.began_s
-    log.write(
-        walk.at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z",
-        {
-            "request_id": walk.request_id,
-            "client_request_id": walk.client_request_id,
-            "account": walk.caller.account if walk.caller is not None else None,
-            "outcome": walk.outcome,
-            "asked": decision.need.asked.name if decision is not None else None,
-            "category": category,
-            "model": model,
-            "answered_model": walk.answered_model,
-            "provider": candidate.offer.provider if candidate is not None else None,
-            "attempts": walk.attempts,
-            "stream": walk.stream,
-            "prompt_tokens": bill.tokens.prompt if bill is not None else None,
-            "completion_tokens": bill.tokens.completion if bill is not None else None,
-            "estimated": bill.estimated or None if bill is not None else None,
-            "charged_nusd": walk.charged_nusd,
-            "first_s": first_s,
-            "seconds": now_s - walk.began_s,
-        },
-    )
-    metrics.requests[category or "named", model or "none", walk.outcome] += 1
-    if decision is not None and decision.need.asked.auto and decision.categorised.confidence is not None:
-        metrics.confidence.observe(decision.categorised.confidence)
-    metrics.seconds.observe(now_s - walk.began_s)
-    if first_s is not None:
-        metrics.first_token.observe(first_s)
-    if walk.sent_s is not None:
-        metrics.overhead.observe(walk.sent_s - walk.began_s)
-    if bill is not None:
-        metrics.prompt_tokens += bill.tokens.prompt
-        metrics.completion_tokens += bill.tokens.completion
-        metrics.cost_nusd += walk.charged_nusd or 0
-        metrics.upstream_cost_nusd += bill.upstream_nusd
-
-
-def record(walk: Walk, now_s: float, recorder: Recorder) -> None:
-    """Write the decision and what came of it into the decision log; without a decision there is nothing."""
-    decision, catalog = walk.decision, walk.catalog
-    if decision is None or catalog is None:
-        return
-    offer = walk.candidate.offer if walk.candidate is not None else None
-    bill = walk.bill
-    tokens = bill.tokens if bill is not None else None
-    actual = Actual(
-        outcome=walk.outcome,
-        seconds=now_s - walk.began_s,
-        model=offer.model if offer is not None else None,
-        provider=offer.provider if offer is not None else None,
-        upstream_model=offer.upstream_model if offer is not None else None,
-        attempts=walk.attempts,
-        stream=walk.stream,
-        prompt_tokens=tokens.prompt if tokens is not None else None,
-        completion_tokens=tokens.completion if tokens is not None else None,
-        cached_tokens=tokens.cached if tokens is not None else 0,
-        written_tokens=tokens.written if tokens is not None else 0,
-        charged_nusd=walk.charged_nusd or 0,
-        upstream_nusd=bill.upstream_nusd if bill is not None else 0,
-        first_s=None if walk.first_piece_s is None else walk.first_piece_s - walk.began_s,
-        estimated=bill.estimated if bill is not None else False,
-    )
-    recorder.note(
-        decision,
-        catalog,
-        walk.live,
-        actual,
-        request_id=walk.request_id,
-        stripped=walk.stripped,
-        account=walk.caller.account if walk.caller is not None else None,
-        client_request_id=walk.client_request_id,
-    )
 
 
 def trace_headers(walk: Walk, headers: Mapping[str, str]) -> dict[str, str]:

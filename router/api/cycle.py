@@ -66,6 +66,7 @@ class Cycle:
         "response_complete",
         "response_started",
         "size",
+        "task",
     )
 
     def __init__(
@@ -92,14 +93,18 @@ class Cycle:
         self._head = b""
         self._chunked = False
         self._left = 0
-        self._on_departure: Callable[[], None] | None = None
-        scope["extensions"] = {DEPARTURE: {"call": self.call_on_departure}}
+        self._on_departure: Callable[[], bool] | None = None
+        self.task: asyncio.Task[None] | None = None
+        scope["extensions"] = {DEPARTURE: {"watch": self.watch_departure}}
 
-    def call_on_departure(self, callback: Callable[[], None] | None) -> None:
-        """Call this when the client leaves before its answer is whole; None takes it back."""
+    def watch_departure(self, callback: Callable[[], bool] | None) -> None:
+        """Ask this when the client leaves before its answer is whole, and cancel the request if it says so.
+
+        None takes it back.
+        """
         self._on_departure = callback
-        if callback is not None and self.disconnected:
-            callback()
+        if self.disconnected:
+            self._tell()
 
     def leave(self) -> None:
         """Note that the client has gone, and tell who asked to know."""
@@ -107,15 +112,19 @@ class Cycle:
             return
         self.disconnected = True
         self.message_event.set()
-        if self._on_departure is not None:
-            self._on_departure()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_departure is not None and self._on_departure() and self.task is not None:
+            self.task.cancel()
 
     async def run(self, app: ASGI3Application) -> None:
         """Let the application answer; the connection ends with an answer that is not whole."""
         try:
             await app(self._scope, self.receive, self.send)
         finally:
-            self._scope.pop("extensions", None)  # it refers back to this object
+            self._scope.pop("extensions", None)  # they refer back to this object
+            self.task = None
             self._give_up()
 
     def _give_up(self) -> None:
@@ -238,7 +247,7 @@ def note_failure(task: asyncio.Task[None]) -> None:
         _log.error("the application failed", exc_info=fault)
 
 
-def departure_of(scope: Any) -> Callable[[Callable[[], None] | None], None] | None:
-    """Return the function that registers a callback for a leaving client, where the server offers it."""
+def departure_of(scope: Any) -> Callable[[Callable[[], bool] | None], None] | None:
+    """Return `Cycle.watch_departure` of a request, where the server offers it."""
     offered = scope.get("extensions", {}).get(DEPARTURE)
-    return offered["call"] if offered is not None else None
+    return offered["watch"] if offered is not None else None

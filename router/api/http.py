@@ -230,22 +230,20 @@ async def _answer_late(
 
 
 class _Departure:
-    """Cancel the request when its client leaves before the answer is whole."""
+    """Have the request cancelled when its client leaves before the answer is whole."""
 
     def __init__(self, scope: Scope, client: AsgiClient) -> None:
         self.seen = False
         self._client = client
-        self._request = asyncio.current_task(asyncio.get_running_loop())
-        self._call = departure_of(scope)
-        if self._call is not None:
-            self._call(self._leave)
+        self._watch = departure_of(scope)
+        if self._watch is not None:
+            self._watch(self._leave)
 
     def stop(self) -> None:
         """Look no more; the request has ended."""
-        if self._call is not None:
-            self._call(None)
+        if self._watch is not None:
+            self._watch(None)
 
-    def _leave(self) -> None:
-        if self._request is not None and not self._client.ended:
-            self.seen = True
-            self._request.cancel()
+    def _leave(self) -> bool:
+        self.seen = not self._client.ended
+        return self.seen

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,6 +25,8 @@ from router.api.cycle import Cycle, note_failure
 from router.errors import BadRequest, RouterError, Unavailable
 
 _log = logging.getLogger("router.api")
+# RFC 9110, section 7.2; percent-encoded names are none of ours.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _VERSIONS = frozenset(("1.1", "1.0"))
 _REASONS = {400: "Bad Request", 503: "Service Unavailable"}
 _LINGER_S = 1.0  # that a refused client has to read why; closing at once would reset what it has not read
@@ -150,9 +153,11 @@ class BoundedProtocol(HttpToolsProtocol):
         version: str = self.parser.get_http_version()
         if len(self.headers) > self.bounds.headers:
             raise ValueError("too many headers")
-        hosts = [name for name, _ in self.headers].count(b"host")
-        if version not in _VERSIONS or hosts > 1 or (version == "1.1" and not hosts):
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if version not in _VERSIONS or len(hosts) > 1 or (version == "1.1" and not hosts):
             raise ValueError("not HTTP/1.1 with one host")
+        if hosts and hosts[0] and not _HOST.fullmatch(hosts[0]):
+            raise ValueError("not the name of a host")
         if not self.url.startswith(b"/"):
             raise ValueError("the target is not a path")
         if self._head_bytes + self._read_bytes > self.bounds.head_bytes:  # it may have come in one read
@@ -163,7 +168,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _begin(self, cycle: Cycle) -> None:
         """Let the application answer; uvicorn waits for the tasks of its set when it stops."""
-        task = self.loop.create_task(cycle.run(self.app))
+        cycle.task = task = self.loop.create_task(cycle.run(self.app))
         self.tasks.add(task)
         task.add_done_callback(self._end)
 
