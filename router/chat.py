@@ -6,7 +6,8 @@
 4 category  and its probabilities, only for `auto`
 5 decide    ranked offers, and why the others lost
 6 hold      the worst-case price, durable
-7 place     at the key, the offer and its provider; lost to another, the next offer is tried
+7 place     at the key, the offer and its provider; lost to another, the next offer is tried. Where the
+            policy lets requests queue, one that only limits stop waits, and goes again from 2
 8 send      until the first content the next offer may take over
 9 relay     and watch what was used
 10 settle   whatever happened: one settle or release, one log line, the metrics
@@ -28,11 +29,11 @@ from router.catalog.snapshot import Snapshot
 from router.deadline import Deadline
 from router.decider import Decider
 from router.ended import Ended
-from router.errors import InternalError, RouterError, UpstreamTimeout
+from router.errors import InternalError, LimitReached, RouterError, UpstreamTimeout
 from router.learning import Learning
 from router.ledger.ledger import Ledger
 from router.limits import Place
-from router.places import Places
+from router.places import KeyAtLimit, Places
 from router.routing.decide import Decision
 from router.routing.explain import record, refusal
 from router.routing.live import LiveTable
@@ -120,7 +121,10 @@ class Chat:
         walk, rooms = self._begin(incoming), self._rooms
         rooms.metrics.inflight += 1
         try:
-            await self._walk(walk, incoming, client)
+            try:
+                await self._walk(walk, incoming, client)
+            except LimitReached as refused:
+                await self._queue(walk, incoming, client, refused)
         except RouterError as error:
             walk.outcome = error.name
             raise
@@ -152,12 +156,43 @@ class Chat:
             with Deadline(rooms.settings.deadline_s):
                 answer = await self._attempts.first_answer(walk, body, catalog, trace)  # 7, 8
             await self._relay(walk, answer, client)  # 9
+        except LimitReached:
+            if key_place is not None and not walk.attempts:
+                key_place.withdraw()  # it did nothing yet, and may come again
+            raise
         except TimeoutError:
             raise UpstreamTimeout("No upstream answered in time.") from None
         finally:
             _leave(walk, key_place)
             settle(rooms.ledger, walk)  # 10
         rooms.learning.answered(walk, catalog.policy)
+
+    async def _queue(self, walk: Walk, incoming: Incoming, client: Client, refused: LimitReached) -> None:
+        """Walk again whenever a place may be free, for `queue_s` in all; then raise the last refusal."""
+        rooms = self._rooms
+        queue_s = rooms.catalog.current.policy.queue_s
+        began_s = rooms.monotonic()
+        try:
+            ticket = rooms.places.line_up(queue_s) if queue_s and _may_wait(walk, refused) else None
+            while True:
+                decision, catalog = walk.decision, walk.catalog
+                if ticket is None or decision is None or catalog is None:
+                    raise refused
+                if not await rooms.places.wait(ticket, catalog, decision):
+                    raise refused
+                walk.at = rooms.now()
+                walk.timings_ms["queue"] = (rooms.monotonic() - began_s) * 1e3
+                try:
+                    await self._walk(walk, incoming, client)
+                except LimitReached as again:
+                    if not _may_wait(walk, again):
+                        raise
+                    refused = again
+                else:
+                    return
+        finally:
+            rooms.places.pass_on()
+            del refused  # an error and a frame of its own traceback would keep each other
 
     def _begin(self, incoming: Incoming) -> Walk:
         return Walk(incoming.request_id, incoming.client_request_id, incoming.began_s, self._rooms.now())
@@ -218,6 +253,11 @@ class Chat:
             if answer.fault is not None:
                 walk.outcome = answer.fault.name
             await answer.aclose()
+
+
+def _may_wait(walk: Walk, refused: LimitReached) -> bool:
+    """Tell whether limits of offers alone stopped a request, before anything was sent."""
+    return not walk.attempts and not isinstance(refused, KeyAtLimit)
 
 
 def _leave(walk: Walk, key_place: Place | None) -> None:

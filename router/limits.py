@@ -3,19 +3,27 @@
 A subject is any hashable name of one of them. The windows are exact: they keep the moment of each admission,
 so that in no 60 seconds, wherever they begin, more than `rpm` requests or `tpm` tokens are admitted (a full
 token bucket admits nearly twice as many in its first minute). All of it is in this process's memory.
+
+Who may wait for a place does so in the `Queue`, first come first served.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from router.catalog.snapshot import Limits
 
 WINDOW_S = 60.0
+MAX_WAITING = 1_000
+# A place that is free already has no event to come; and who could not use one should not ask in a circle.
+RECHECK_S = 0.05
 Subject = Hashable
+Way = Sequence[tuple[Subject, Limits]]
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +44,17 @@ class _Counts:
         while self.entries and self.entries[0].at_s + WINDOW_S <= now_s:
             self.tokens -= self.entries.popleft().tokens
 
+    def windows(self, limits: Limits, tokens: int) -> list[tuple[float, str]]:
+        """Return when each limit of the minute that is reached opens for `tokens`, once it is expired."""
+        reached: list[tuple[float, str]] = []
+        if limits.rpm is not None and len(self.entries) >= limits.rpm:
+            reached.append((self.entries[-limits.rpm].at_s + WINDOW_S, "rpm"))
+        if limits.tpm is not None and self.tokens > 0:
+            excess = self.tokens + min(tokens, limits.tpm) - limits.tpm
+            if excess > 0:
+                reached.append((self.opens_for_tokens_s(excess), "tpm"))
+        return reached
+
     def opens_for_tokens_s(self, excess: int) -> float:
         """Return when `excess` tokens will have left the window."""
         for entry in self.entries:
@@ -52,6 +71,7 @@ class Admission:
         self._clock = clock
         self._counts: dict[Subject, _Counts] = {}
         self._swept_s = clock()
+        self.queue = Queue(self, clock)
 
     def blocked(self, subject: Subject, limits: Limits, tokens: int, now_s: float) -> tuple[str, int] | None:
         """Return why a request of `tokens` is not admitted and the seconds until it may be, or None.
@@ -64,19 +84,21 @@ class Admission:
         if counts is None:
             return None
         counts.expire(now_s)
-        reasons: list[tuple[float, str]] = []
+        reasons = counts.windows(limits, tokens)
         if limits.concurrency is not None and counts.active >= limits.concurrency:
             reasons.append((now_s + 1, "concurrency"))
-        if limits.rpm is not None and len(counts.entries) >= limits.rpm:
-            reasons.append((counts.entries[-limits.rpm].at_s + WINDOW_S, "rpm"))
-        if limits.tpm is not None and counts.tokens > 0:
-            excess = counts.tokens + min(tokens, limits.tpm) - limits.tpm
-            if excess > 0:
-                reasons.append((counts.opens_for_tokens_s(excess), "tpm"))
         if not reasons:
             return None
         opens_s, reason = max(reasons)
         return reason, max(1, math.ceil(opens_s - now_s))
+
+    def opens_s(self, subject: Subject, limits: Limits, tokens: int, now_s: float) -> float:
+        """Return when the minute admits a request of `tokens`, whatever runs; `now_s` when it does."""
+        counts = self._counts.get(subject)
+        if counts is None:
+            return now_s
+        counts.expire(now_s)
+        return max((opens_s for opens_s, _ in counts.windows(limits, tokens)), default=now_s)
 
     def enter(self, subjects: Iterable[tuple[Subject, Limits]], tokens: int) -> Place | None:
         """Take a place at every subject, or at none and return None when one of them is full.
@@ -88,7 +110,7 @@ class Admission:
         wanted = list(subjects)
         if any(self.blocked(subject, limits, tokens, now_s) for subject, limits in wanted):
             return None
-        taken: list[tuple[_Counts, _Entry | None]] = []
+        taken: list[_Taken] = []
         for subject, limits in wanted:
             counts = self._counts.setdefault(subject, _Counts())
             counts.active += 1
@@ -98,8 +120,8 @@ class Admission:
                 entry = _Entry(now_s, tokens)
                 counts.entries.append(entry)
                 counts.tokens += tokens
-            taken.append((counts, entry))
-        return Place(taken, self._clock)
+            taken.append((subject, counts, entry))
+        return Place(taken, self._clock, self.queue)
 
     def active(self, subject: Subject) -> int:
         """Return how many requests run at a subject."""
@@ -118,21 +140,179 @@ class Admission:
         }
 
 
+_Taken = tuple[Subject, _Counts, _Entry | None]
+
+
 class Place:
     """A request's place at its subjects, until it leaves."""
 
-    def __init__(self, taken: list[tuple[_Counts, _Entry | None]], clock: Callable[[], float]) -> None:
+    def __init__(self, taken: list[_Taken], clock: Callable[[], float], queue: Queue) -> None:
         self._taken = taken
         self._clock = clock
+        self._queue = queue
 
     def leave(self, used_tokens: int | None = None) -> None:
         """Give the place back and count what was really used; None keeps the estimate. May be repeated."""
         taken, self._taken = self._taken, []
         now_s = self._clock()
-        for counts, entry in taken:
+        for _, counts, entry in taken:
             counts.active -= 1
             counts.expire(now_s)
             # An entry that has left the window has left the sum too.
             if entry is not None and used_tokens is not None and now_s < entry.at_s + WINDOW_S:
                 counts.tokens += used_tokens - entry.tokens
                 entry.tokens = used_tokens
+        if self._queue.waiting:
+            self._queue.wake([subject for subject, _, _ in taken])
+
+    def withdraw(self) -> None:
+        """Give the place back as if it had never been taken: the minute forgets the request too."""
+        for _, counts, entry in self._taken:
+            if entry is not None and entry in counts.entries:
+                counts.entries.remove(entry)
+                counts.tokens -= entry.tokens
+        self.leave()
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request's turn in the queue, which it keeps while it waits again; times are the clock's.
+
+    It waits for the first of its `ways` that is free at every subject, until `until_s`.
+    """
+
+    number: int
+    until_s: float
+    ways: Sequence[Way] = ()
+    tokens: int = 0
+    ways_at: dict[Subject, list[Way]] = field(default_factory=dict)
+    rests_until_s: float = 0.0
+    looks_s: float = math.inf
+    woken: asyncio.Future[None] | None = None
+
+
+class Queue:
+    """Let requests wait for a place, first come first served; from one event loop.
+
+    A place that is given back wakes the first who could take it. Nothing is kept for who was woken: it asks
+    again, and that its place is taken, or is not what it wants, wakes the next. What opens with the minute
+    has a timer. `handed` are the subjects for which somebody was woken and may still come.
+    """
+
+    def __init__(self, admission: Admission, clock: Callable[[], float], most: int = MAX_WAITING) -> None:
+        self._admission = admission
+        self._clock = clock
+        self._most = most
+        self._last_number = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.waiting: list[Ticket] = []  # by number
+        self.handed: set[Subject] = set()
+
+    def line_up(self, seconds: float) -> Ticket | None:
+        """Return a turn that ends in so many seconds, None when too many wait."""
+        if len(self.waiting) >= self._most:
+            return None
+        self._last_number += 1
+        return Ticket(self._last_number, self._clock() + seconds)
+
+    async def wait(self, ticket: Ticket, ways: Sequence[Way], tokens: int) -> bool:
+        """Wait until one of the ways may be free; False when the turn ends before."""
+        now_s = self._clock()
+        ticket.ways, ticket.tokens = ways, tokens
+        ticket.ways_at = {}
+        for way in ways:
+            for subject, _ in way:
+                ticket.ways_at.setdefault(subject, []).append(way)
+        ticket.rests_until_s = 0.0
+        if self._free_way(ticket, ways, now_s, {}):
+            ticket.rests_until_s = now_s + RECHECK_S
+        ticket.looks_s = self._looks_s(ticket, now_s)
+        ticket.woken = woken = asyncio.get_running_loop().create_future()
+        insort(self.waiting, ticket, key=_number)
+        self._arm(now_s)
+        self.wake([])  # what this one was woken for and could not use
+        try:
+            await asyncio.wait({woken}, timeout=max(0.0, ticket.until_s - now_s))
+        finally:
+            if not woken.done():
+                self.waiting.remove(ticket)
+        return woken.done()
+
+    def wake(self, subjects: Iterable[Subject]) -> None:
+        """Wake the first who may use what is free at these subjects, or at those handed on before."""
+        self.handed.update(subjects)
+        if not self.handed:
+            return
+        now_s = self._clock()
+        full: dict[Subject, int] = {}
+        for ticket in self.waiting:
+            ways = [way for subject in self.handed for way in ticket.ways_at.get(subject, ())]
+            if self._free_way(ticket, ways, now_s, full):
+                self._rouse(ticket)
+                return
+        self.handed.clear()
+
+    def _rouse(self, ticket: Ticket) -> None:
+        self.waiting.remove(ticket)
+        if ticket.woken is not None:
+            ticket.woken.set_result(None)
+
+    def _free_way(
+        self, ticket: Ticket, ways: Iterable[Way], now_s: float, full: dict[Subject, int]
+    ) -> Way | None:
+        """Return a way that is free; `full` remembers from how many tokens on a subject takes nothing."""
+        if now_s < ticket.rests_until_s:
+            return None
+        tokens = ticket.tokens
+        for way in ways:
+            for subject, limits in way:
+                least_tokens = full.get(subject)
+                if least_tokens is not None and tokens >= least_tokens:
+                    break
+                if self._admission.blocked(subject, limits, tokens, now_s):
+                    full[subject] = tokens
+                    break
+            else:
+                return way
+        return None
+
+    def _looks_s(self, ticket: Ticket, now_s: float) -> float:
+        """Return when the minute next opens one of a request's ways; places that run tell by themselves."""
+        opens_s, tokens = self._admission.opens_s, ticket.tokens
+        soonest_s = ticket.rests_until_s if now_s < ticket.rests_until_s else math.inf
+        for way in ticket.ways:
+            way_s = max(opens_s(subject, limits, tokens, now_s) for subject, limits in way)
+            if now_s < way_s < soonest_s:
+                soonest_s = way_s
+        return soonest_s
+
+    def _arm(self, now_s: float) -> None:
+        """Set the timer for the next opening."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        looks_s = min((ticket.looks_s for ticket in self.waiting), default=math.inf)
+        if looks_s < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(max(0.001, looks_s - now_s), self._look)
+
+    def _look(self) -> None:
+        """Wake the first for whom the minute has opened; its coming in wakes the next."""
+        now_s = self._clock()
+        first: Ticket | None = None
+        full: dict[Subject, int] = {}
+        for ticket in self.waiting:
+            if ticket.looks_s > now_s:
+                continue
+            way = self._free_way(ticket, ticket.ways, now_s, full)
+            if way is not None and first is None:
+                first = ticket
+                self.handed.update(subject for subject, _ in way)
+            else:
+                ticket.looks_s = now_s + RECHECK_S if way is not None else self._looks_s(ticket, now_s)
+        if first is not None:
+            self._rouse(first)
+        self._arm(now_s)
+
+
+def _number(ticket: Ticket) -> int:
+    return ticket.number

@@ -129,8 +129,9 @@ class RunningCatalog:
     def _reject(self, faults: tuple[Fault, ...]) -> None:
         if self.rejected is not None and self.rejected.faults == faults:
             return
-        lines = "\n".join(str(fault) for fault in faults)
-        _log.error("the catalog edit is rejected, revision %s stays:\n%s", self.current.revision, lines)
+        _log.error("the catalog edit is rejected, revision %s stays", self.current.revision)
+        for fault in faults:  # a line each: the log escapes a line end, so that nobody forges lines
+            _log.error("rejected: %s", fault)
         self.rejected = Rejected(self._now(), faults)
 
     async def _probe(self) -> None:

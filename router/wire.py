@@ -25,6 +25,9 @@ MAX_PARTS = 20_000  # of all messages together
 MAX_IMAGES = 250
 MAX_TOOLS = 1_000
 MAX_MODELS = 100
+MAX_GLOBS = 100
+MAX_GLOB_CHARS = 256
+MAX_SESSION_CHARS = 256
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "video_url", "refusal", "thinking"})
 # What could choose an upstream's address, key or headers, and our own fields: never forwarded.
@@ -53,6 +56,7 @@ NEVER_FORWARDED = frozenset(
 )
 
 PositiveTokens = Annotated[int, Meta(ge=1, le=100_000_000)]
+Globs = Annotated[list[Annotated[str, Meta(max_length=MAX_GLOB_CHARS)]], Meta(max_length=MAX_GLOBS)]
 Tools = Annotated[list[dict[str, Raw]], Meta(max_length=MAX_TOOLS)]
 
 
@@ -67,9 +71,9 @@ class RouterFields(Struct, forbid_unknown_fields=True):
 
     mode: str | None = None
     max_cost_usd: Decimal | None = None
-    allow: list[str] | None = None
-    deny: list[str] | None = None
-    session: str | None = None
+    allow: Globs | None = None
+    deny: Globs | None = None
+    session: Annotated[str, Meta(max_length=MAX_SESSION_CHARS)] | None = None
 
 
 class ResponseFormat(Struct):

@@ -52,11 +52,18 @@ def catalog_document(catalog: RunningCatalog) -> dict[str, Any]:
 
 
 def _check(request: Request[Any, Any, Any], admin_key: SecretStr | None) -> None:
-    """Let the operator pass. Raises `NotFound` without a key to check against, `InvalidKey` for another."""
+    """Let the operator pass.
+
+    Raises `NotFound` without a key to check against, `InvalidKey` for another one or none.
+    """
     if admin_key is None:
         raise NotFound("The admin routes are off; set ROUTER_ADMIN_KEY to have them.", name="admin_off")
     sent = authorization_of(request.scope["headers"]) or b""
     scheme, _, token = sent.strip().partition(b" ")
+    if not token.strip() and scheme.lower() in (b"", b"bearer"):
+        raise InvalidKey(
+            "No API key was sent: the admin routes take `Authorization: Bearer $ROUTER_ADMIN_KEY`."
+        )
     wanted = admin_key.get_secret_value().encode()
     # Compared whatever the scheme is, in a time that does not tell how much of the key was right.
     same = hmac.compare_digest(token.strip(), wanted)

@@ -88,10 +88,11 @@ def check_catalog(
     )
     models = _models(sources, world, report)
     model_ids = {model_id(file) for file in texts if file.startswith("models/")}
-    policy = build_policy(sources.get("policy.toml", Source("policy.toml", "")), model_ids, report)
+    policy_source = sources.get("policy.toml", Source("policy.toml", ""))
+    policy = build_policy(policy_source, model_ids, report)
     _warn_keys(sources, world, models, report)
     if not report.faults:
-        _warn_unserved(models, report)
+        _warn_unserved(policy_source, models, report)
     replaced = _replaced_prices(running, revision)
     _warn_moved_prices(sources, models, replaced, report)
     warnings = _in_order(report.warnings)
@@ -156,12 +157,15 @@ def _warn_keys(
         report.warn(sources[f"providers/{name}.toml"], ("key_env",), said)
 
 
-def _warn_unserved(models: Mapping[str, Model], report: Report) -> None:
-    """Warn of a category that no rated model with an offer serves, whatever keys are set here."""
+def _warn_unserved(policy: Source, models: Mapping[str, Model], report: Report) -> None:
+    """Warn of a category that no rated model with an offer serves, whatever keys are set here.
+
+    No model's file is at fault, so the place is the category's band in the policy.
+    """
     for category in CATEGORIES:
         if not any(_could_serve(model, category) for model in models.values()):
             said = f"no model with an offer has a quality for {category}; auto cannot serve it"
-            report.warnings.append(Fault("models", 1, f"quality.{category}", said))
+            report.warn(policy, ("bands", category), said)
 
 
 def _could_serve(model: Model, category: Category) -> bool:

@@ -22,6 +22,7 @@ _IGNORED = re.compile(r"\..*|.*(?:~|\.sw[a-p]|\.bak|\.orig|\.tmp|\.md)|#.*#|4913
 _SCHEMA = re.compile(r"schema/[^/]+\.json")  # what `#:schema` in the first line of a file points at
 _HUGE_NUMBER = re.compile(r"[0-9_]{4000}|[eE][+-]?[0-9_]{10}")
 _MAX_DEPTH = 6
+_HOLDS = "a catalog's folder holds policy.toml, providers/*.toml and models/**/*.toml"
 
 
 def catalog_files(
@@ -45,7 +46,7 @@ def catalog_files(
 def read_texts(directory: Path, report: Report) -> dict[str, bytes]:
     """Read the catalog's files; a file at a place where nothing reads it is a fault."""
     if not directory.is_dir():
-        report.faults.append(Fault(str(directory), 1, "", "no such directory; name it with --catalog DIR"))
+        report.faults.append(Fault(str(directory), 1, "", f"no such directory; {_HOLDS}"))
         return {}
 
     def unreadable(error: OSError) -> None:
@@ -64,7 +65,7 @@ def read_texts(directory: Path, report: Report) -> dict[str, bytes]:
         except OSError as error:
             report.faults.append(Fault(file, 1, "", f"cannot be read: {error.strerror}"))
     if not texts and not report.faults:
-        said = "no catalog here: expected policy.toml, providers/*.toml and models/**/*.toml"
+        said = f"no catalog here: {_HOLDS}"
         report.faults.append(Fault(str(directory), 1, "", said))
     return texts
 

@@ -46,6 +46,8 @@ def check(directory: Path | None, against: Path | None) -> None:
     from router.catalog.files import check_catalog
 
     where = _directory(directory)
+    if against is not None and not against.is_dir():
+        raise click.BadParameter(f"{against} is not a folder", param_hint="--against")
     running = None if against is None else _load(against)
     snapshot, faults, warnings = check_catalog(where, environ=os.environ, today=_today(), running=running)
     for fault in faults:

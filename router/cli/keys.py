@@ -19,7 +19,7 @@ from rich.text import Text
 
 from router.access.keys import ApiKey, Keys, NewKey
 from router.catalog.snapshot import Limits
-from router.cli.ledger import data_option, database
+from router.cli.ledger import data_option, database, existing_database, has_database
 from router.ledger.accounts import Account
 from router.ledger.keystore import KeyStore
 from router.ledger.money import nusd_to_usd, usd_to_nusd
@@ -44,8 +44,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Machine-read
 
 
 @contextmanager
-def _keys(data: Path) -> Iterator[Keys]:
-    with database(data) as opened:
+def _keys(data: Path, *, make: bool = False) -> Iterator[Keys]:
+    """Open the keys; only with `make` is a database made where none is."""
+    with database(data) if make else existing_database(data) as opened:
         yield Keys(KeyStore(opened), clock=time.time, monotonic=time.monotonic)
 
 
@@ -96,7 +97,7 @@ def create(
         models=models,
         last_day=expires.replace(tzinfo=UTC).date() if expires else None,
     )
-    with _keys(data) as store:
+    with _keys(data, make=True) as store:
         text, key = store.create(new)
     if as_json:
         _print_json({"id": key.id, "key": text, "name": key.name, "credit_usd": _usd(credit)})
@@ -111,6 +112,10 @@ def create(
 @data_option
 def list_(as_json: bool, data: Path) -> None:
     """List the keys with their credit, spending and limits."""
+    if not has_database(data):  # as before the first start; a look makes none
+        click.echo(f"No keys yet: there is no database in {data}.", err=as_json)
+        click.echo("[]" if as_json else "Make one: router keys create --name me --credit 5, or see --data.")
+        return
     with _keys(data) as store:
         found = store.list()
     now = utc_text(time.time())

@@ -25,7 +25,7 @@ data_option = click.option(
     default=Path(".router"),
     show_default=True,
     envvar="ROUTER_DATA",
-    help="Folder of the service's data; made when it is not there.",
+    help="Folder of the service's data.",
 )
 
 
@@ -42,6 +42,29 @@ def database(data: Path) -> Iterator[Database]:
         raise click.ClickException(str(fault)) from fault
 
 
+def has_database(data: Path) -> bool:
+    """Tell whether a database is in `data`; what keeps one from being looked for, its opening tells."""
+    try:
+        (data / FILE).stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+@contextmanager
+def existing_database(data: Path) -> Iterator[Database]:
+    """Open the database that is in `data`; where none is, none is made and the command ends."""
+    if not has_database(data):
+        raise click.ClickException(
+            f"there is no database in {data}: name the service's folder with --data or ROUTER_DATA"
+            " (`router serve` and `router keys create` make one)"
+        )
+    with database(data) as opened:
+        yield opened
+
+
 @click.group()
 def ledger() -> None:
     """Export the ledger, or check that every balance follows from its rows."""
@@ -52,7 +75,7 @@ def ledger() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, amounts in nano-USD.")
 def export(data: Path, as_json: bool) -> None:
     """Print every row, oldest first."""
-    with database(data) as opened:
+    with existing_database(data) as opened:
         if as_json:
             encoder = msgspec.json.Encoder()
             for row in books.rows(opened):
@@ -82,7 +105,7 @@ def export(data: Path, as_json: bool) -> None:
 def check(data: Path) -> None:
     """Recompute every balance from the rows; exit 1 when one differs."""
     started_s = time.monotonic()
-    with database(data) as opened:
+    with existing_database(data) as opened:
         differences = books.check(opened)
     for found in differences:
         click.echo(

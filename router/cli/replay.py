@@ -87,7 +87,10 @@ def since_moment(text: str, now: datetime) -> datetime:
         raise click.BadParameter(
             f"{text!r} is none of 30m, 12h, 7d and 2026-11-15", param_hint="--since"
         ) from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    if moment > now:
+        raise click.BadParameter(f"{text} lies ahead: it is {now:%Y-%m-%d %H:%M} UTC", param_hint="--since")
+    return moment
 
 
 def log_files(data: Path) -> list[Path]:
@@ -149,11 +152,15 @@ def _nothing(files: list[Path], since: datetime, skipped: int) -> str:
     last = datetime.fromtimestamp(
         max((path.stat().st_mtime for path in files if path.exists()), default=0), UTC
     )
-    unread = f"; {skipped} lines could not be read" if skipped else ""
+    unread = f"; {_lines(skipped)} could not be read" if skipped else ""
     return (
         f"there are no decisions since {since:%Y-%m-%d %H:%M} UTC in {files[0].parent} (last written "
         f"{last:%Y-%m-%d %H:%M} UTC{unread}): go further back with --since 30d, or name another --data"
     )
+
+
+def _lines(count: int) -> str:
+    return f"{count:,} line" if count == 1 else f"{count:,} lines"
 
 
 def _said(report: Report, revision: str, mode: Mode | None, since: datetime, skipped: int) -> dict[str, Any]:
@@ -272,7 +279,8 @@ def _notes(report: Report, said: Mapping[str, Any]) -> Iterable[str]:
     if report.incomplete:
         yield f"{report.incomplete:,} decisions lack what they were made of and were left out"
     if said["skipped_lines"]:
-        yield f"{said['skipped_lines']:,} lines could not be read and were left out"
+        skipped = said["skipped_lines"]
+        yield f"{_lines(skipped)} could not be read and {'was' if skipped == 1 else 'were'} left out"
 
 
 def _categories_table(report: Report) -> Any:

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from router.catalog.snapshot import CATEGORIES, MODES, Category, Mode, Snapshot
 from router.errors import BadRequest, ModelNotFound
 from router.rawjson import first_byte
-from router.wire import RequestBody
+from router.wire import MAX_SESSION_CHARS, RequestBody
 
 PREFIXES = ("llmrouter/", "router/")
 # No tokenizer runs here; usage from the upstream settles the bill. Measured on mixed chat traffic, four bytes
@@ -179,7 +179,7 @@ def read_need(
         deny=tuple(fields.deny or ()),
         key_models=key_models,
         max_cost_nusd=_max_cost(fields.max_cost_usd, headers),
-        session=fields.session or headers.get("x-llm-router-session"),
+        session=fields.session or _session(headers),
         at=at,
         forced_tools=body.has_tools and _forces_a_tool(body.members),
     )
@@ -224,6 +224,14 @@ def _mode(field: str | None, headers: Mapping[str, str], catalog: Snapshot) -> M
                 raise BadRequest(f"{param} must be one of {', '.join(MODES)}.", param=param)
             return value
     return catalog.policy.mode
+
+
+def _session(headers: Mapping[str, str]) -> str | None:
+    param = "x-llm-router-session"
+    session = headers.get(param)
+    if session is not None and len(session) > MAX_SESSION_CHARS:
+        raise BadRequest(f"{param} is longer than {MAX_SESSION_CHARS} characters.", param=param)
+    return session
 
 
 def _max_cost(field: Decimal | None, headers: Mapping[str, str]) -> int | None:

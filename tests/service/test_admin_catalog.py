@@ -78,8 +78,6 @@ def test_only_the_operator_passes(router: RouterServer, method: str, path: str) 
     customer, _ = make_key(router)
     basic = {"authorization": f"Basic {KEY}"}
     for headers in (
-        {},
-        bearer(""),
         bearer("x"),
         bearer(KEY[:-1]),
         bearer(KEY + "x"),
@@ -91,6 +89,17 @@ def test_only_the_operator_passes(router: RouterServer, method: str, path: str) 
         assert "Incorrect API key provided" in got.error["message"]
         assert KEY not in got.error["message"]
     assert router.request(method, path, None, {"authorization": f"bearer  {KEY} "}).status == 200
+
+
+@pytest.mark.parametrize("headers", [{}, bearer(""), {"authorization": ""}, {"authorization": "Bearer"}])
+def test_without_a_key_the_message_says_that_none_was_sent(
+    router: RouterServer, headers: dict[str, str]
+) -> None:
+    got = router.request("GET", "/admin/catalog", None, headers)
+    assert (got.status, got.error["name"]) == (401, "invalid_api_key")
+    assert got.error["message"].startswith("No API key was sent: ")
+    assert "Bearer $ROUTER_ADMIN_KEY" in got.error["message"]
+    assert "Incorrect" not in got.error["message"]
 
 
 def test_the_admin_key_is_no_customers_key(router: RouterServer) -> None:
@@ -193,7 +202,8 @@ def test_a_catalog_that_goes_away_serves_on(router: RouterServer, catalog: Path,
             "file": str(catalog),
             "line": 1,
             "path": "",
-            "message": "no such directory; name it with --catalog DIR",
+            "message": "no such directory; a catalog's folder holds policy.toml, providers/*.toml"
+            " and models/**/*.toml",
         }
     ]
     assert router.chat().status == 200

@@ -9,7 +9,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from router.running import RunningCatalog, Sources
+from router.telemetry.log import LineFormatter
 from tests.router import Offered, write_catalog
 
 LIVE_S = 5.0
@@ -106,6 +109,24 @@ def test_a_change_of_rights_or_of_a_links_target_is_an_edit(tmp_path: Path) -> N
 
     asyncio.run(watched(subject, steps()))
     assert subject.current.models["test/l"].offers[0].price.input == 4_000_000
+
+
+def test_each_fault_of_a_rejected_edit_is_a_line_of_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = catalog(tmp_path, Offered("test/a"))
+    subject = running(folder)
+    (folder / "policy.toml").write_text('mode = "fast"\nmarkup = 0\n')
+
+    asyncio.run(subject.reload())
+
+    text = LineFormatter("text")
+    lines = [text.format(record) for record in caplog.records]
+    assert len(lines) == 3
+    assert f"the catalog edit is rejected, revision {subject.current.revision} stays" in lines[0]
+    assert "rejected: policy.toml:1: mode: " in lines[1]
+    assert "rejected: policy.toml:2: markup: " in lines[2]
+    assert not any("\\n" in line for line in lines)
 
 
 def test_the_event_loop_runs_on_while_the_files_are_read(tmp_path: Path) -> None:

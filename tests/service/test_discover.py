@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from router.catalog.local import LocalServer
@@ -15,6 +22,7 @@ from router.upstream.discover import probe_local
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 PATIENT_S = 5.0
+READS_CERTIFICATES = {"load_verify_locations", "set_default_verify_paths", "load_default_certs"}
 
 
 def provider(port: int, *, name: str = "ollama", key_env: str | None = None) -> Provider:
@@ -176,5 +184,57 @@ def test_only_keyless_providers_on_the_known_ports_are_asked() -> None:
             found = await probe_local([keyed], PATIENT_S, ports={server.port: "Ollama"})
             found |= await probe_local([provider(server.port)], PATIENT_S, ports={server.port + 1: "Ollama"})
             return found, server.requests
+
+    assert asyncio.run(run()) == ({}, [])
+
+
+def test_no_certificates_are_read_for_plain_http() -> None:
+    """Reading them stops the event loop for tens of milliseconds, every time the servers are asked."""
+    called: set[str] = set()
+
+    def note(_frame: object, event: str, what: object) -> None:
+        if event == "c_call":
+            called.add(getattr(what, "__name__", ""))
+
+    async def run(ask: Callable[[int], Awaitable[object]]) -> set[str]:
+        called.clear()
+        async with serving(says({"data": []})) as server:
+            sys.setprofile(note)
+            try:
+                await ask(server.port)
+            finally:
+                sys.setprofile(None)
+        return called & READS_CERTIFICATES
+
+    async def probe(port: int) -> None:
+        assert await probe_local([provider(port)], PATIENT_S, ports={port: "Ollama"})
+
+    async def usual(_port: int) -> None:
+        async with httpx.AsyncClient():
+            pass
+
+    assert asyncio.run(run(usual))
+    assert asyncio.run(run(probe)) == set()
+
+
+def test_an_https_server_that_nobody_vouches_for_is_absent(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("the openssl program is not installed")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    form = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=local"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([openssl, *form.split(), *names], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(cert, key)
+
+    async def run() -> tuple[dict[str, LocalServer], list[str]]:
+        server = Server(says({"data": []}))
+        listener = await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=tls)
+        async with listener:
+            port = listener.sockets[0].getsockname()[1]
+            secure = replace(provider(port), base_url=f"https://127.0.0.1:{port}/v1")
+            found = await probe_local([secure], PATIENT_S, ports={port: "Ollama"})
+        return found, server.requests
 
     assert asyncio.run(run()) == ({}, [])

@@ -422,9 +422,9 @@ def test_a_retired_model_has_no_usable_offer(tmp_path: Path) -> None:
 def test_a_category_that_nobody_serves_is_a_warning(tmp_path: Path) -> None:
     only_simple = HEAD + "[quality]\nsimple = 5\nsource = 'x'\n" + OFFER
     assert [text.partition(": no model")[0] for text in warnings(catalog(tmp_path, only_simple))] == [
-        "models:1: quality.coding",
-        "models:1: quality.reasoning",
-        "models:1: quality.vision",
+        "policy.toml:1: bands.coding",
+        "policy.toml:1: bands.reasoning",
+        "policy.toml:1: bands.vision",
     ]
 
 

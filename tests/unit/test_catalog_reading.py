@@ -110,7 +110,7 @@ def test_a_loop_of_aliases_is_shown_whole(tmp_path: Path) -> None:
 def test_a_category_that_only_an_offer_serves_which_is_off_is_a_warning(tmp_path: Path, offer: str) -> None:
     head = HEAD + "retires = 2026-11-01\n" if offer == "retires" else HEAD
     warned = warnings(catalog(tmp_path, head + RATED + (OFFER if offer == "retires" else offer)))
-    assert "models:1: quality.coding: no model with an offer has a quality for coding" in "\n".join(warned)
+    assert "policy.toml:1: bands.coding: no model with an offer has a quality for coding" in "\n".join(warned)
 
 
 def test_a_price_of_a_later_day_is_a_warning(tmp_path: Path) -> None:

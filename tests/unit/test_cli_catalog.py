@@ -83,7 +83,15 @@ def test_check_against_another_state_shows_moved_prices(
 def test_check_of_no_directory_fails_in_words(tmp_path: Path) -> None:
     result = run("check", tmp_path / "nowhere")
     assert result.exit_code == 1
-    assert "no such directory" in result.stdout
+    assert f"{tmp_path}/nowhere:1: no such directory; a catalog's folder holds policy.toml" in result.stdout
+    assert "--catalog" not in result.output  # which this command does not have
+
+
+def test_check_against_no_directory_fails_in_words(directory: Path) -> None:
+    result = run("check", directory, "--against", directory / "nowhere")
+    assert result.exit_code == 2
+    assert "Invalid value for --against" in result.stderr
+    assert f"{directory}/nowhere is not a folder" in " ".join(result.stderr.split())
 
 
 def test_the_variable_names_the_catalog(directory: Path) -> None:

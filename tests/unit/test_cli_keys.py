@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from router.access.keys import well_formed
 from router.cli.keys import keys
 from router.cli.ledger import ledger
-from router.ledger.sqlite import FILE
+from router.ledger.sqlite import FILE, Database
 
 
 def run(data: Path, group: click.Group, *arguments: str) -> Result:
@@ -64,6 +64,36 @@ def test_list_topup_and_revoke(tmp_path: Path) -> None:
 
 def test_an_empty_list_says_how_to_make_a_key(tmp_path: Path) -> None:
     assert "router keys create" in run(tmp_path, keys, "list").stdout
+    with closing(Database(tmp_path / FILE)):
+        assert "router keys create" in run(tmp_path, keys, "list").stdout
+
+
+def test_a_list_before_the_first_start_is_empty_and_says_where_it_looked(tmp_path: Path) -> None:
+    assert f"no database in {tmp_path / 'typo'}" in run(tmp_path / "typo", keys, "list").stdout
+    listed = run(tmp_path / "typo", keys, "list", "--json")
+    assert (listed.exit_code, json.loads(listed.stdout)) == (0, [])
+    assert f"no database in {tmp_path / 'typo'}" in listed.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments"),
+    [
+        (ledger, ["export"]),
+        (ledger, ["export", "--json"]),
+        (ledger, ["check"]),
+        (keys, ["topup", "key_x", "1"]),
+        (keys, ["revoke", "key_x"]),
+    ],
+)
+def test_a_folder_without_a_database_is_refused_and_stays_as_it_is(
+    tmp_path: Path, group: click.Group, arguments: list[str]
+) -> None:
+    for data in (tmp_path / "typo", tmp_path):
+        result = run(data, group, *arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"there is no database in {data}: name the service's folder with --data" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -79,6 +109,7 @@ def test_an_empty_list_says_how_to_make_a_key(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_end_with_a_message(tmp_path: Path, arguments: tuple[str, ...], why: str) -> None:
+    created(tmp_path)
     result = run(tmp_path, keys, *arguments)
     assert result.exit_code != 0
     assert why in result.output

@@ -216,6 +216,12 @@ def test_an_unknown_period_names_the_known_ones() -> None:
         since_moment("last week", NOW)
 
 
+@pytest.mark.parametrize("text", ["2026-11-22T12:01", "2027-01-01"])
+def test_a_period_that_lies_ahead_says_what_time_it_is(text: str) -> None:
+    with pytest.raises(BadParameter, match=f"{text} lies ahead: it is 2026-11-22 12:00 UTC"):
+        since_moment(text, datetime(2026, 11, 22, 12, tzinfo=UTC))
+
+
 def test_no_log_yet_says_where_it_would_be(folder: Path, tmp_path: Path) -> None:
     for command in (("replay", "--catalog", folder), ("logs",)):
         result = run(*command, "--data", tmp_path / "none")
@@ -245,7 +251,10 @@ def test_lines_that_cannot_be_read_are_counted(folder: Path, data: Path) -> None
     path.write_bytes(path.read_bytes() + b'{"request_id":"req_9","ca')
     said = replayed("--catalog", folder, "--data", data)
     assert (said["requests"], said["skipped_lines"]) == (3, 1)
-    assert "1 lines could not be read" in run("replay", "--catalog", folder, "--data", data).stdout
+    command = ("replay", "--catalog", folder, "--data", data)
+    assert "1 line could not be read and was left out" in run(*command).stdout
+    path.write_bytes(path.read_bytes() + b'\n{"request_id":"req_9"}\n')
+    assert "2 lines could not be read and were left out" in run(*command).stdout
 
 
 def test_a_log_moved_to_another_machine_needs_only_its_folder(

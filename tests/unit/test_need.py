@@ -132,6 +132,20 @@ def test_a_cap_in_the_body_is_checked_in_the_same_way(value: Any) -> None:
     assert caught.value.param == "router.max_cost_usd"
 
 
+def test_a_session_in_the_header_is_as_long_as_one_in_the_body() -> None:
+    longest = "x" * 256
+    assert read({"x-llm-router-session": longest}).session == longest
+    assert read(router={"session": longest}).session == longest
+    with pytest.raises(BadRequest, match="x-llm-router-session is longer than 256 characters") as caught:
+        read({"x-llm-router-session": longest + "x"})
+    assert caught.value.param == "x-llm-router-session"
+
+
+def test_the_longest_lists_of_globs_are_taken() -> None:
+    globs = ["x" * 256] * 100
+    assert read(router={"allow": globs, "deny": globs}).allow == tuple(globs)
+
+
 def test_the_bodys_cap_goes_before_the_headers() -> None:
     assert read({"x-llm-router-max-cost-usd": "5"}, router={"max_cost_usd": 0.1}).max_cost_nusd == 100_000_000
     assert read().max_cost_nusd is None
