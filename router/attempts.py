@@ -60,7 +60,7 @@ class Attempts:
             key = candidate.offer.key
             entry = self._live.enter(key, alone)
             if entry is None:  # it began to rest since the decision, or another request is its trial
-                refusal = Unavailable(f"{candidate.model.id} is cooling down; try again.", retry_after_s=1)
+                refusal = Unavailable(f"{candidate.model.id} is resting; try again.", retry_after_s=1)
                 continue
             try:
                 answer = await self._try(walk, candidate, body, catalog, trace)
@@ -79,8 +79,16 @@ class Attempts:
             finally:
                 self._live.release(entry)
         if faults:
-            raise as_error(faults)
+            raise self._with_wait(as_error(faults), walk, alone)
         raise refusal or LimitReached("Every fitting model is at its limit; try again.", retry_after_s=1)
+
+    def _with_wait(self, error: RouterError, walk: Walk, alone: bool) -> RouterError:
+        """Let an error that says when to return name no moment at which all of its offers still rest."""
+        resting = self._live.blocked(alone)
+        waits_s = [resting[c.offer.key].retry_after_s for c in walk.candidates if c.offer.key in resting]
+        if error.retry_after_s is not None and len(waits_s) == len(walk.candidates):
+            error.retry_after_s = max(error.retry_after_s, min(waits_s))
+        return error
 
     async def _try(
         self, walk: Walk, candidate: Candidate, body: RequestBody, catalog: Snapshot, trace: Mapping[str, str]

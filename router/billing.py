@@ -21,8 +21,7 @@ async def hold(ledger: Ledger, walk: Walk, candidate: Candidate) -> None:
         ledger.end(Release(hold_id))
     if walk.caller is None or walk.decision is None:
         raise ValueError("a hold needs a caller and a decision")
-    walk.holds += 1
-    hold_id = walk.request_id if walk.holds == 1 else f"{walk.request_id}.{walk.holds}"
+    hold_id = walk.request_id if walk.holds == 0 else f"{walk.request_id}.{walk.holds + 1}"
     await ledger.hold(
         HoldRequest(
             request_id=hold_id,
@@ -36,6 +35,7 @@ async def hold(ledger: Ledger, walk: Walk, candidate: Candidate) -> None:
             require_credit=walk.caller.require_credit,
         )
     )
+    walk.holds += 1  # one that was refused was not written, and leaves its id to the next
     walk.hold_id, walk.held_nusd = hold_id, candidate.max_nusd
 
 

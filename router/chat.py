@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from router.catalog.snapshot import Snapshot
 from router.deadline import Deadline
 from router.decider import Decider
 from router.ended import Ended
-from router.errors import InternalError, LimitReached, RouterError, UpstreamTimeout
+from router.errors import InternalError, LimitReached, OutOfCredit, RouterError, UpstreamTimeout
 from router.learning import Learning
 from router.ledger.ledger import Ledger
 from router.limits import Place
@@ -142,7 +143,12 @@ class Chat:
         """Return the decision for a request and its headers: nobody is called, nothing is charged."""
         walk = self._begin(incoming)
         body = self._identify_and_parse(walk, incoming)
-        decision = self._decide(walk, body, incoming, self._rooms.catalog.current)
+        catalog = self._rooms.catalog.current
+        decision = self._decide(walk, body, incoming, catalog)
+        if walk.caller is not None and (walk.caller.require_credit or walk.caller.key is not None):
+            # Who can pay for nobody is told what the first choice would cost.
+            with contextlib.suppress(OutOfCredit):
+                decision = self._within_credit(walk, decision, catalog)
         return record(decision, walk.request_id, stripped=walk.stripped), head(walk)
 
     async def _walk(self, walk: Walk, incoming: Incoming, client: Client) -> None:
@@ -151,7 +157,7 @@ class Chat:
         decision = self._decide(walk, body, incoming, catalog)  # 3, 4, 5
         key_place = rooms.places.at_key(walk.caller.key if walk.caller else None, decision.need)
         try:
-            await hold(rooms.ledger, walk, decision.candidates[0])  # 6
+            await self._hold(walk, catalog)  # 6
             trace = trace_headers(walk, incoming.headers)
             with Deadline(rooms.settings.deadline_s):
                 answer = await self._attempts.first_answer(walk, body, catalog, trace)  # 7, 8
@@ -193,6 +199,37 @@ class Chat:
         finally:
             rooms.places.pass_on()
             del refused  # an error and a frame of its own traceback would keep each other
+
+    async def _hold(self, walk: Walk, catalog: Snapshot) -> None:
+        """Hold the winner's worst case; where credit does not reach, that of the best that it reaches."""
+        ledger = self._rooms.ledger
+        try:
+            await hold(ledger, walk, walk.candidates[0])
+        except OutOfCredit:
+            if walk.decision is None:
+                raise
+            self._within_credit(walk, walk.decision, catalog)
+            await hold(ledger, walk, walk.candidates[0])
+
+    def _within_credit(self, walk: Walk, decision: Decision, catalog: Snapshot) -> Decision:
+        """Return the decision, or another one where the customer's credit or budget does not cover it.
+
+        Raises `OutOfCredit` when only money stands in the way.
+        """
+        rooms, caller = self._rooms, walk.caller
+        if caller is None:
+            return decision
+        account = rooms.ledger.account(caller.account)
+        spendable = account.spendable_nusd(require_credit=caller.require_credit)
+        if spendable is None or decision.candidates[0].max_nusd <= spendable:
+            return decision
+        within = rooms.decider.within(decision, catalog, walk.live, spendable)
+        if not within.candidates:
+            costs = [loser.figure for loser in within.losers if loser.reason == "credit"]
+            broke = account.refuses(min(costs, default=0), require_credit=caller.require_credit)
+            raise refusal(within) if within.blocked or broke is None else broke
+        walk.decision = within
+        return within
 
     def _begin(self, incoming: Incoming) -> Walk:
         return Walk(incoming.request_id, incoming.client_request_id, incoming.began_s, self._rooms.now())

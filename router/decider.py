@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 from msgspec import Struct
 
-from router.catalog.snapshot import Category, Snapshot
+from router.catalog.snapshot import CATEGORIES, Category, Snapshot
 from router.classifier.model import Classifier
 from router.classifier.prompt import Prompt, Turn, read
 from router.routing.decide import Blocked, Categorised, Decision, Live, decide
@@ -18,6 +18,7 @@ from router.routing.need import Asked, Need, read_need
 from router.routing.sessions import Session, Sessions, session_of
 from router.wire import RequestBody
 
+_NO_SHARES: dict[Category, float] = dict.fromkeys(CATEGORIES, 0.0)  # a record names every category
 _NOT_READ = Prompt(text="", context="", stripped=False, has_image=False, first_user="")
 
 
@@ -91,15 +92,20 @@ class Decider:
         timings_ms = {"classify": (classified_s - began_s) * 1e3, "decide": (decided_s - classified_s) * 1e3}
         return Judgement(decision, prompt, live, categorised.category, session, timings_ms)
 
+    def within(self, judged: Decision, catalog: Snapshot, live: Live, credit_nusd: int) -> Decision:
+        """Decide the same need again, among the offers whose worst case a credit covers."""
+        need = msgspec.structs.replace(judged.need, credit_nusd=credit_nusd)
+        return decide(need, judged.categorised, catalog, live, catalog.policy)
+
     def _categorise(self, asked: Asked, body: RequestBody) -> tuple[Prompt, Categorised]:
         """Name the category: the client's own word, else what the words say; an image means vision."""
         if asked.model is not None:
             return _NOT_READ, Categorised()
         if asked.category is not None:
-            return _NOT_READ, Categorised(asked.category, {asked.category: 1.0}, 1.0)
+            return _NOT_READ, Categorised(asked.category, {**_NO_SHARES, asked.category: 1.0}, 1.0)
         prompt = read([Turn(m.role, m.texts, m.images > 0, m.has_tool_calls) for m in body.messages])
         found = self._classifier.classify(prompt)
-        probabilities: dict[Category, float] = {}
+        probabilities = dict(_NO_SHARES)
         probabilities.update(found.probabilities.items())
         if prompt.has_image:
             return prompt, Categorised("vision", {**probabilities, "vision": 1.0}, 1.0)

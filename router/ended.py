@@ -130,7 +130,8 @@ def _count(walk: Walk, now_s: float, metrics: Metrics) -> None:
     if walk.first_piece_s is not None:
         metrics.first_token.observe(walk.first_piece_s - walk.began_s)
     if walk.sent_s is not None:
-        metrics.overhead.observe(walk.sent_s - walk.began_s)
+        queued_s = walk.timings_ms.get("queue", 0.0) / 1e3
+        metrics.overhead.observe(walk.sent_s - walk.began_s - queued_s)
     if bill is not None:
         metrics.prompt_tokens += bill.tokens.prompt
         metrics.completion_tokens += bill.tokens.completion

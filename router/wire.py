@@ -199,6 +199,7 @@ def parse_request(body: bytes) -> RequestBody:
     _check_model(fields.model)
     messages = _read_messages(fields.messages)
     image_bytes = sum(message.image_bytes for message in messages)
+    text_bytes = _forwarded_bytes(members)
     return RequestBody(
         model=fields.model,
         messages=messages,
@@ -212,9 +213,17 @@ def parse_request(body: bytes) -> RequestBody:
         models=tuple(fields.models or ()),
         router=fields.router or RouterFields(),
         members=members,
-        text_bytes=len(body) - image_bytes,
-        text_chars=text_chars - image_bytes,
+        text_bytes=text_bytes - image_bytes,
+        text_chars=text_chars - (len(body) - text_bytes) - image_bytes,
     )
+
+
+def _forwarded_bytes(members: dict[str, Raw]) -> int:
+    """Count what an upstream reads: a cap or a session that is added must not move the price it is about."""
+    size = 1 + sum(map(len, members)) + sum(map(len, members.values())) + 4 * len(members)
+    if members.keys().isdisjoint(NEVER_FORWARDED):
+        return size
+    return size - sum(len(name) + len(members[name]) + 4 for name in NEVER_FORWARDED & members.keys())
 
 
 def _check_utf8(body: bytes) -> int:

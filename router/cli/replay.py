@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -334,4 +335,6 @@ def _moves_table(moves: list[dict[str, Any]]) -> Any:
 
 def _usd(nusd: int) -> str:
     """Write an amount for a table: four decimals, more where it is small."""
-    return f"{nusd / 1e9:,.4f}" if abs(nusd) >= 100_000_000 or nusd == 0 else f"{nusd / 1e9:.3g}"
+    if abs(nusd) >= 100_000_000 or nusd == 0:
+        return f"{nusd / 1e9:,.4f}"
+    return f"{Decimal(f'{nusd / 1e9:.3g}'):f}"

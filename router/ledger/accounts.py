@@ -55,14 +55,32 @@ class Account:
 
     def refusal(self, hold: HoldRequest) -> OutOfCredit | None:
         """Return why this account may not hold that amount: credit first, then its budgets."""
-        if hold.require_credit and (self.balance_nusd <= 0 or self.available_nusd < hold.amount_nusd):
+        return self.refuses(hold.amount_nusd, require_credit=hold.require_credit)
+
+    def refuses(self, amount_nusd: int, *, require_credit: bool) -> OutOfCredit | None:
+        """Return why this account may not set an amount aside."""
+        if require_credit and (self.balance_nusd <= 0 or self.available_nusd < amount_nusd):
             return OutOfCredit(
                 f"This account has {nusd_to_usd(self.available_nusd)} USD of credit left and this request may"
-                f" cost up to {nusd_to_usd(hold.amount_nusd)} USD. Add credit, or lower max_tokens."
+                f" cost up to {nusd_to_usd(amount_nusd)} USD. Add credit, or lower max_tokens."
             )
-        return self._over("day", self.budget_day_nusd, self.day_charged_nusd, hold.amount_nusd) or self._over(
-            "month", self.budget_month_nusd, self.month_charged_nusd, hold.amount_nusd
+        return self._over("day", self.budget_day_nusd, self.day_charged_nusd, amount_nusd) or self._over(
+            "month", self.budget_month_nusd, self.month_charged_nusd, amount_nusd
         )
+
+    def spendable_nusd(self, *, require_credit: bool) -> int | None:
+        """Return the most that `refuses` lets through, -1 where that is not even nothing; None: no bound."""
+        bounds = [
+            budget - charged - self.held_nusd
+            for budget, charged in (
+                (self.budget_day_nusd, self.day_charged_nusd),
+                (self.budget_month_nusd, self.month_charged_nusd),
+            )
+            if budget is not None
+        ]
+        if require_credit:
+            bounds.append(self.available_nusd if self.balance_nusd > 0 else -1)
+        return max(-1, min(bounds)) if bounds else None
 
     def _over(self, period: str, budget: int | None, charged: int, amount: int) -> OutOfCredit | None:
         if budget is None or charged + self.held_nusd + amount <= budget:

@@ -266,7 +266,12 @@ class Breakers:
             lists = [self._blocked] if shut.cause in _SOFT else [self._blocked, self._blocked_hard]
             for key in self._keys(subject):
                 model = self._models.get(key, key[1])
-                block = Blocked("cooling", wait_s, f"{model} at {key[0]} is cooling down: {shut.why}")
+                if shut.cause == "rate":  # to the client a limit stands in the way, nothing is broken
+                    told = f"{model} at {key[0]} is at its provider's limit: {shut.why}"
+                    block = Blocked("rate_limited", wait_s, told)
+                else:
+                    told = f"{model} at {key[0]} is cooling down: {shut.why}"
+                    block = Blocked("cooling", wait_s, told)
                 for listed in lists:
                     if key not in listed or listed[key].retry_after_s < wait_s:
                         listed[key] = block

@@ -8,9 +8,16 @@ from msgspec import Raw
 
 from router.catalog.price import Tokens, charge_nusd
 from router.catalog.snapshot import CATEGORIES
-from router.errors import LimitReached, ModelNotAvailable, NothingFits, RouterError, Unavailable
+from router.errors import (
+    LimitReached,
+    ModelNotAvailable,
+    NothingFits,
+    OutOfCredit,
+    RouterError,
+    Unavailable,
+)
 from router.ledger.money import nusd_to_usd
-from router.routing.decide import Candidate, Decision, usd
+from router.routing.decide import Candidate, Decision
 from router.routing.losers import FILTERS, Loser
 
 
@@ -136,6 +143,8 @@ def refusal(decision: Decision) -> RouterError:
         return _not_available(decision, stopped)
     name = need.asked.model or "the request"
     text = f"No offer fits: {name} {_tightest(decision, tightest, stopped)}."
+    if tightest == "credit":
+        return OutOfCredit(text)
     return NothingFits(text, param=_PARAMS.get(tightest))
 
 
@@ -160,9 +169,10 @@ def _tightest(decision: Decision, reason: str, stopped: list[Loser]) -> str:
     if reason == "max_output":
         return f"asks for {need.output_tokens:,} output tokens, the largest allowed model writes {largest:,}"
     if reason == "cap":
-        cheapest = min(x.figure for x in stopped)
-        cap = usd(need.max_cost_nusd or 0)
-        return f"may cost {usd(cheapest)} USD at the cheapest allowed model, the cap is {cap} USD"
+        # Exact: rounded, a cap just below what is asked would read like one that is enough.
+        return f"{_cheapest(stopped)}, the cap is {nusd_to_usd(need.max_cost_nusd or 0)} USD"
+    if reason == "credit":
+        return f"{_cheapest(stopped)}, {nusd_to_usd(max(0, need.credit_nusd or 0))} USD of credit are left"
     if reason == "denied":
         return f"is shut out: {stopped[0].detail}"
     if reason == "no_quality":
@@ -174,11 +184,15 @@ def _tightest(decision: Decision, reason: str, stopped: list[Loser]) -> str:
     return f"needs a model that {wanted}, and no allowed one does"
 
 
+def _cheapest(stopped: list[Loser]) -> str:
+    return f"may cost {nusd_to_usd(min(x.figure for x in stopped))} USD at the cheapest allowed model"
+
+
 def _refusal_for_now(decision: Decision) -> RouterError:
     """429 where only limits stand in the way, 503 where every fitting offer is unhealthy."""
     wait_s = min(b.retry_after_s for b in decision.blocked)
     details = "; ".join(dict.fromkeys(b.detail for b in decision.blocked))
-    if any(b.reason == "at_limit" for b in decision.blocked):
+    if any(b.reason in ("at_limit", "rate_limited") for b in decision.blocked):
         return LimitReached(
             f"Every fitting model is at its limit ({details}); try again in {wait_s} s.", retry_after_s=wait_s
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
 from router.routing.pool import TIE, Candidate, Pool
 from router.routing.table import CONTEXT_RESERVE, indices
@@ -19,6 +20,7 @@ FILTERS = (
     "max_output",
     "context",
     "cap",
+    "credit",
 )
 # A filter's word, its sentence, and the figure that the sentence is about.
 _Refusal = tuple[str, str, int]
@@ -50,6 +52,9 @@ def _refusal(pool: Pool, i: int) -> _Refusal:
     cap, worst = pool.need.max_cost_nusd, pool.worst_nusd(i)
     if cap is not None and worst > cap:
         return "cap", f"may cost {usd(worst)} USD, the cap is {usd(cap)} USD", worst
+    credit = pool.need.credit_nusd
+    if credit is not None and worst > credit:
+        return "credit", f"may cost {usd(worst)} USD, {usd(max(0, credit))} USD of credit are left", worst
     block = pool.blocked[i]
     return block.reason, block.detail, 0
 
@@ -98,7 +103,7 @@ def _behind(pool: Pool, winner: Candidate, c: Candidate, reason: str) -> tuple[s
     if lacking is not None:
         return lacking
     if c.quality is not None and c.quality < pool.floor:
-        return "outside_band", f"quality {c.quality:.0f}, the band begins at {pool.floor:.0f}"
+        return "outside_band", f"quality {c.quality:.3g}, the band begins at {pool.floor:.3g}"
     faster = f"{c.seconds:.1f} s expected, the winner {winner.seconds:.1f} s"
     if pool.need.mode == "nitro" and c.seconds >= winner.seconds:
         return "slower", faster
@@ -131,4 +136,4 @@ def _score(pool: Pool, c: Candidate) -> float:
 
 def usd(nusd: int) -> str:
     """Write nano-USD as US dollars for a sentence, to three significant digits below a cent."""
-    return f"{nusd / 1e9:.4f}" if nusd >= 10_000_000 else f"{nusd / 1e9:.3g}"
+    return f"{nusd / 1e9:.4f}" if nusd >= 10_000_000 else f"{Decimal(f'{nusd / 1e9:.3g}'):f}"

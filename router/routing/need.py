@@ -60,7 +60,8 @@ class Pinned(Struct, frozen=True, gc=False):
 class Need(Struct, frozen=True, gc=False):
     """Hold all that a decision reads of a request; tokens are estimates, `_bound` their upper bounds.
 
-    `forced_tools`: a tool must be called. `pinned` is set from the sessions, once the need has been read.
+    `forced_tools`: a tool must be called. `pinned` is set from the sessions, once the need has been read;
+    `credit_nusd`, what the customer can still spend, where that does not reach the first choice.
     """
 
     asked: Asked
@@ -82,6 +83,7 @@ class Need(Struct, frozen=True, gc=False):
     at: datetime
     forced_tools: bool = False
     pinned: Pinned | None = None
+    credit_nusd: int | None = None
 
     @staticmethod
     def names(model: str, provider: str) -> tuple[str, str, str]:

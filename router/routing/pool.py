@@ -34,7 +34,10 @@ _DEFAULT_OUTPUT_TOKENS: dict[Category | None, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Say why an offer takes nothing now, `at_limit` or `cooling`, and for how many seconds."""
+    """Say why an offer takes nothing now and for how many seconds.
+
+    `at_limit` is our limit, `rate_limited` its provider's, `cooling` a rest after failures.
+    """
 
     reason: str
     retry_after_s: int
@@ -141,8 +144,9 @@ class Pool:
             self.pinned = mask.bit_length() - 1
             self.cached_tokens = min(max(need.pinned.cached_tokens, 0), need.prompt_tokens)
         fitting = table.fitting(need, categorised.category, self.output_tokens)
-        if need.max_cost_nusd is not None:
-            fitting = self._covered(fitting, need.max_cost_nusd)
+        for cap_nusd in (need.max_cost_nusd, need.credit_nusd):
+            if cap_nusd is not None:
+                fitting = self._covered(fitting, cap_nusd)
         self.fitting = fitting
         self.blocked: Mapping[int, Blocked] = {}
         if live.blocked:

@@ -153,7 +153,7 @@ def test_a_cap_that_nothing_meets_is_a_400_that_says_what_the_cheapest_costs(rou
     got = router.chat(headers={"x-llm-router-max-cost-usd": "0.000000001"})
 
     assert (got.status, got.error["name"], got.error["param"]) == (400, "no_offer_fits", "max_cost_usd")
-    assert "the cap is 1e-09 USD" in got.error["message"]
+    assert "the cap is 0.000000001 USD" in got.error["message"]
 
 
 def test_allow_and_deny_shut_models_out(router: RouterServer) -> None:

@@ -63,8 +63,8 @@ def test_a_healthy_offer_is_free(run: Running) -> None:
 def test_a_rate_limit_rests_for_what_the_provider_asks(run: Running) -> None:
     run.breakers.note_failure(A, "rate_limited", 42, False)
     block = run.breakers.blocked()[A]
-    assert (block.reason, block.retry_after_s) == ("cooling", 42)
-    assert block.detail == "a/one at acme is cooling down: the provider asked to wait"
+    assert (block.reason, block.retry_after_s) == ("rate_limited", 42)
+    assert block.detail == "a/one at acme is at its provider's limit: the provider asked to wait"
     assert run.breakers.enter(A) is None
     assert not run.breakers.may_try(A)
     assert run.breakers.enter(C) is FREE

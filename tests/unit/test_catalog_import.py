@@ -47,7 +47,7 @@ def imported(folder: Path, *arguments: str, source: str = "litellm.json") -> dic
     assert faults == []
     assert snapshot is not None
     unrated = {w.path for w in warnings}
-    assert unrated == {f"quality.{category}" for category in ("simple", "coding", "reasoning", "vision")}
+    assert unrated == {f"bands.{category}" for category in ("simple", "coding", "reasoning", "vision")}
     return snapshot.models
 
 

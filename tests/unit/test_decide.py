@@ -107,7 +107,8 @@ FILTERS: list[tuple[str, Model, Need, str, str, str | None]] = [
         model("bad"),
         need(output_tokens=1_000, max_cost_nusd=3_999_999),
         "may cost 0.004 USD, the cap is 0.004 USD",
-        "No offer fits: the request may cost 0.004 USD at the cheapest allowed model, the cap is 0.004 USD.",
+        "No offer fits: the request may cost 0.004 USD at the cheapest allowed model,"
+        " the cap is 0.003999999 USD.",
         "max_cost_usd",
     ),
 ]

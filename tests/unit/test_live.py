@@ -308,7 +308,7 @@ def test_what_a_decision_reads_joins_full_and_resting_offers(live: Running) -> N
     live.table.note_failure(A, "rate_limited", 9, False)
     both = live.table.live(full).blocked
     assert both[C] is full[C]
-    assert both[A].reason == "cooling"
+    assert both[A].reason == "rate_limited"
     assert set(live.table.live().blocked) == {A}
     assert set(full) == {C}
 
