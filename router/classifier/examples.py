@@ -12,6 +12,8 @@ from typing import Any
 from router.classifier.model import LABELS
 from router.classifier.prompt import Prompt, Turn, read
 
+OWN = "own"  # the source of the packaged corpus
+
 
 class DataFault(ValueError):
     """A data file cannot be used; the message begins with `file:line`."""
@@ -31,6 +33,11 @@ class Example:
     def family(self) -> str:
         """Return the source without its part: `mmlu(recall subjects)` and `mmlu(...)` are one family."""
         return re.split(r"[:( ]", self.source, maxsplit=1)[0]
+
+    @property
+    def group(self) -> str:
+        """Return the family, for rows of the packaged corpus with the language: each says a word anew."""
+        return f"{self.family}/{self.lang}" if self.source == OWN else self.family
 
 
 def read_examples(paths: Iterable[Path]) -> list[Example]:
