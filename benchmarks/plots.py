@@ -47,11 +47,12 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
         for name, plot in plots.items():
             figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
             plot(axes, result)
-            paths.append(_save(figure, folder / f"{result['version']}-{name}.svg"))
+            paths.append(save(figure, folder / f"{result['version']}-{name}.svg"))
     return paths
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure without its date, so that the same figures give the same file."""
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return path

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from router.classifier.followups import is_closing
 from router.classifier.lexicon import PARTS, STEM, STEMS
 
-BUCKETS = 1 << 16
+BUCKETS = 1 << 18
 HEAD_CHARS, TAIL_CHARS = 2_000, 2_000
 HEAD_WORDS, TAIL_WORDS = 300, 300
 HEAD_GLYPHS, TAIL_GLYPHS = 300, 300
@@ -39,9 +39,9 @@ def _code(number: int) -> Codes:
     return np.array(number, np.uint32)
 
 
-# A pair's column: the upper 16 bits of both hashes, multiplied apart so that the order counts.
+# A pair's column: the upper 18 bits of both hashes, multiplied apart so that the order counts.
 _MIX_FIRST, _MIX_BOTH = _code(0x9E3779B1), _code(0x85EBCA6B)
-_LOW_BITS, _HIGH_SHIFT = _code(BUCKETS - 1), _code(16)
+_LOW_BITS, _HIGH_SHIFT = _code(BUCKETS - 1), _code(14)
 # No column; sorted, they stand at both ends and make every run of equal columns begin and end inside.
 _BEFORE, _AFTER = np.array([-1]), np.array([BUCKETS])
 

@@ -180,6 +180,8 @@ def _beginnings(table: str) -> tuple[str, ...]:
 _BEGINNINGS_FOUND = _beginnings(_BEGINNINGS)
 CLOSINGS = _phrases(_CLOSINGS)
 CONTINUATIONS = _phrases(_CONTINUATIONS) - CLOSINGS
+_CLOSING_STARTS = frozenset(phrase.split()[0] for phrase in CLOSINGS)
+LONGEST_CLOSING = max(len(phrase.split()) for phrase in CLOSINGS)
 
 
 def is_closing(text: str) -> bool:
@@ -187,7 +189,19 @@ def is_closing(text: str) -> bool:
     if len(text) > MAX_CHARS:
         return False
     bare = normal(text)
-    return bare in CLOSINGS or (not bare and bool(text.strip()))
+    return bare in CLOSINGS or (not bare and bool(text.strip())) or _is_chain(bare.split())
+
+
+def _is_chain(words: list[str]) -> bool:
+    """Tell whether the words are closings one after the other: "ok great thanks, good night"."""
+    if not words or words[0] not in _CLOSING_STARTS:
+        return False
+    reached = {0}
+    for start in range(len(words)):
+        if start in reached and words[start] in _CLOSING_STARTS:
+            ends = range(start + 1, min(start + LONGEST_CLOSING, len(words)) + 1)
+            reached.update(end for end in ends if " ".join(words[start:end]) in CLOSINGS)
+    return len(words) in reached
 
 
 def is_continuation(text: str) -> bool:
@@ -203,3 +217,8 @@ def is_continuation(text: str) -> bool:
     if bare.startswith(_EXPLETIVES):
         return False
     return bare.startswith(_BEGINNINGS_FOUND) or (len(words) <= 6 and not _POINTERS.isdisjoint(words))
+
+
+def is_remark(text: str) -> bool:
+    """Tell whether a message is so short that, inside a conversation, what came before says what it asks."""
+    return len(text) <= MAX_CHARS and not is_closing(text)

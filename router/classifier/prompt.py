@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from router.classifier.followups import is_closing, is_continuation
+from router.classifier.followups import is_closing, is_continuation, is_remark
 
 _MARK = "⟦openclaw:ctx⟧"
 _BEGIN = "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>"
@@ -104,8 +104,9 @@ def read(turns: Sequence[Turn]) -> Prompt:
     """Return what the user asks for in this conversation.
 
     The text is that of the last user message that has words once wrappings are off. When it only continues
-    ("go on", "and in French?"), the nearest older message that does not becomes the context. While an agent
-    works (tool calls or results follow the message) an "ok" is a go-ahead, else it is small talk.
+    ("go on", "and in French?") or is as short as a remark, the nearest older message that does not continue
+    becomes the context. While an agent works (tool calls or results follow the message) an "ok" is a
+    go-ahead, else it is small talk.
     """
     users = [number for number, turn in enumerate(turns) if turn.role == "user"]
     has_image = True in [turn.has_image for turn in turns]
@@ -120,7 +121,7 @@ def read(turns: Sequence[Turn]) -> Prompt:
         if not text:
             text = words
             working = any(turn.role == "tool" or turn.has_tool_calls for turn in turns[number + 1 :])
-            if not (is_continuation(text) or (working and is_closing(text))):
+            if not (is_remark(text) or (working and is_closing(text))):
                 break
         elif not (is_continuation(words) or is_closing(words)):
             context = words

@@ -19,6 +19,7 @@ _COMMANDS = {
     "ledger": "router.cli.ledger:ledger",
     "train": "router.cli.classifier:train",
     "evaluate": "router.cli.classifier:evaluate",
+    "feedback": "router.cli.feedback:feedback",
 }
 
 

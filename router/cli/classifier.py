@@ -26,8 +26,11 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
     multiple=True,
     help="Leave out rows whose licence begins so; may be repeated.",
 )
+@click.option("--alone", is_flag=True, help="Leave out the packaged examples.")
 @click.argument("more", nargs=-1, type=FILE)
-def train(data: tuple[Path, ...], out: Path, dropped: tuple[str, ...], more: tuple[Path, ...]) -> None:
+def train(
+    data: tuple[Path, ...], out: Path, dropped: tuple[str, ...], alone: bool, more: tuple[Path, ...]
+) -> None:
     """Fit the classifier on the packaged examples and on data files, and write it to --out.
 
     `--data` may be repeated; further files may follow it. The report is accuracy on sources that were held
@@ -36,7 +39,8 @@ def train(data: tuple[Path, ...], out: Path, dropped: tuple[str, ...], more: tup
     from router.classifier import training
 
     with _progress() as progress, _faults():
-        trained = training.train([*data, *more], out, progress, dropped)
+        corpus = () if alone else None
+        trained = training.train([*data, *more], out, progress, dropped, corpus=corpus)
     measured = trained.facts["leave_sources_out"]
     click.echo(f"{trained.facts['data']['rows']} examples, temperature {trained.facts['temperature']:.2f}")
     if measured is None:
@@ -54,27 +58,74 @@ def train(data: tuple[Path, ...], out: Path, dropped: tuple[str, ...], more: tup
     "--model", type=DIRECTORY, help="A directory that `router train` wrote; default: the packaged one."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(data: Path, model: Path | None, as_json: bool) -> None:
-    """Judge the classifier on labelled lines: accuracy, recall, calibration, confusion."""
-    from router.classifier import training
+@click.option("--plots", type=DIRECTORY, help="Write reliability.svg into this directory.")
+def evaluate(data: Path, model: Path | None, as_json: bool, plots: Path | None) -> None:
+    """Judge the classifier on labelled lines: accuracy, recall, calibration, confusion, latency.
+
+    Lines that the model was trained on flatter it; give it lines of another source.
+    """
+    from router.classifier import judging
     from router.classifier.model import Classifier
+    from router.cli.reliability import drawn
 
     with _faults():
-        measured = training.evaluate(data, Classifier.load(model))
+        measured = judging.evaluate(data, Classifier.load(model))
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        (plots / "reliability.svg").write_text(drawn(measured), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(measured, ensure_ascii=False))
         return
+    show(measured)
+    for part in ("form", "source", "language"):
+        _show_part(part, measured[f"accuracy_by_{part}"])
+    _show_latency(measured["latency_us"])
+
+
+def show(measured: dict[str, Any]) -> None:
+    """Print accuracy, calibration and confusion of `judging.judge`."""
     click.echo(_summary(measured))
+    _show_confusion(measured)
+    _show_reliability(measured["reliability"])
+
+
+def _show_confusion(measured: dict[str, Any]) -> None:
     labels = list(measured["confusion"])
-    click.echo("\n" + "".join(f"{head:>16}" for head in ["true \\ given", *labels, "recall"]))
+    click.echo("\n" + _cells(["true \\ given", *labels, "recall"]))
     for label, given in measured["confusion"].items():
-        recall = measured["recall"][label]
-        shown = "-" if recall is None else f"{recall:.3f}"
-        click.echo("".join(f"{cell:>16}" for cell in [label, *given.values(), shown]))
-    for title, key in (("source", "accuracy_by_source"), ("language", "accuracy_by_language")):
-        click.echo(f"\naccuracy by {title}")
-        for name, part in measured[key].items():
-            click.echo(f"{part['accuracy']:>8.3f}  {part['rows']:>6}  {name}")
+        click.echo(_cells([label, *given.values(), _share(measured["recall"][label])]))
+
+
+def _show_reliability(bins: list[dict[str, float]]) -> None:
+    """Print how often the answers of each confidence are right."""
+    click.echo("\n" + _cells(["said", "mean", "right", "rows"]))
+    for b in bins:
+        said = f"{b['from']:.2f}-{b['to']:.2f}"
+        click.echo(_cells([said, _share(b["confidence"]), _share(b["accuracy"]), b["rows"]]))
+
+
+def _show_part(part: str, found: dict[str, dict[str, Any]]) -> None:
+    labels = list(next(iter(found.values()))["recall"])
+    click.echo(f"\naccuracy and recall by {part}")
+    click.echo(_cells(["accuracy", "rows", *labels], width=11))
+    for name, figures in found.items():
+        recall = [_share(figures["recall"][label]) for label in labels]
+        click.echo(_cells([_share(figures["accuracy"]), figures["rows"], *recall], width=11) + f"  {name}")
+
+
+def _show_latency(found: dict[str, dict[str, float]]) -> None:
+    click.echo("\nmedian latency, us")
+    click.echo(_cells(["characters", "read", "classify", "both"]))
+    for length, figures in found.items():
+        click.echo(_cells([f"{int(length):,}", *(f"{figure:.1f}" for figure in figures.values())]))
+
+
+def _cells(cells: list[Any], width: int = 16) -> str:
+    return "".join(f"{cell!s:>{width}}" for cell in cells)
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.3f}"
 
 
 def _summary(measured: dict[str, Any]) -> str:
@@ -87,8 +138,8 @@ def _summary(measured: dict[str, Any]) -> str:
 @contextmanager
 def _faults() -> Iterator[None]:
     """Show a fault of a data file or of a model as one line, exit 1."""
+    from router.classifier.examples import DataFault
     from router.classifier.model import ArtefactFault
-    from router.classifier.training import DataFault
 
     try:
         yield

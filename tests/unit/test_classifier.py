@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from router.classifier import features
+from router.classifier.examples import read_examples
 from router.classifier.features import BUCKETS, MOST_COLUMNS, SHAPES, cut, row, tokens
 from router.classifier.model import ARTEFACT, LABELS, MEMO_SIZE, ArtefactFault, Classifier, joined
 from router.classifier.prompt import Prompt
-from router.classifier.training import CORPUS, matrix, read_examples
+from router.classifier.training import matrix, packaged
 
 CLASSIFIER = Classifier.load()
 PIECES = [
@@ -65,7 +66,7 @@ def test_probabilities_are_scikit_learns() -> None:
     estimator = LogisticRegression()
     estimator.classes_ = np.arange(len(LABELS))
     estimator.coef_, estimator.intercept_ = np.ascontiguousarray(coef.T), intercept
-    texts = [joined(example.prompt) for example in read_examples([CORPUS])] + arbitrary_texts(400)
+    texts = [joined(example.prompt) for example in read_examples(packaged())] + arbitrary_texts(400)
     expected = estimator.predict_proba(matrix([row(text) for text in texts], idf))
     for text, probabilities in zip(texts, expected, strict=True):
         given_ = CLASSIFIER.classify(Prompt(text)).probabilities

@@ -28,6 +28,12 @@ ROWS: list[dict[str, object]] = [
         "source": "chat",
     },
 ]
+# Each label in a second source, so that sources can be held out.
+MORE = [
+    {"text": "zorblat my parser", "label": "coding", "lang": "en", "source": "b"},
+    {"text": "tell me of the moon", "label": "simple", "lang": "en", "source": "b"},
+    {"text": "weigh the two shops", "label": "reasoning", "lang": "en", "source": "b"},
+]
 
 
 @pytest.fixture
@@ -39,33 +45,44 @@ def data(tmp_path: Path) -> Path:
 
 def test_train_then_evaluate(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    trained = CliRunner().invoke(train, ["--data", str(data), "--out", str(out)])
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(json.dumps(record) for record in MORE), "utf-8")
+    trained = CliRunner().invoke(train, ["--data", str(data), "--out", str(out), "--alone", str(more)])
     assert trained.exit_code == 0, trained.output
     assert "on held-out sources" in trained.output
     assert "desk" in (out / "SOURCES.md").read_text("utf-8")
     model = Classifier.load(out)
     assert model.classify(Prompt("zorblat the widget")).category == "coding"
-    assert {source["source"] for source in model.facts["sources"]} >= {"desk", "chat"}
+    assert {source["source"] for source in model.facts["sources"]} == {"desk", "chat", "b"}
 
-    judged = CliRunner().invoke(evaluate, ["--data", str(data), "--model", str(out), "--json"])
+    arguments = ["--data", str(data), "--model", str(out)]
+    judged = CliRunner().invoke(evaluate, [*arguments, "--json", "--plots", str(tmp_path / "plots")])
     assert judged.exit_code == 0, judged.output
     measured = json.loads(judged.output)
     assert measured["rows"] == len(ROWS)
     assert measured["accuracy"] == 1.0
     assert measured["confusion"]["coding"] == {"simple": 0, "coding": 2, "reasoning": 0}
-    assert measured["accuracy_by_source"]["chat"] == {"rows": 1, "accuracy": 1.0}
+    chat = measured["accuracy_by_source"]["chat"]
+    assert chat == {"rows": 1, "accuracy": 1.0, "recall": {"simple": None, "coding": None, "reasoning": 1.0}}
+    assert measured["accuracy_by_form"]["follow-up"]["rows"] == 1
+    assert sum(b["rows"] for b in measured["reliability"]) == len(ROWS)
+    assert list(measured["latency_us"]) == ["100", "600", "2000", "20000"]
+    assert (tmp_path / "plots" / "reliability.svg").read_text("utf-8").startswith("<svg")
 
-    shown = CliRunner().invoke(evaluate, ["--data", str(data), "--model", str(out)])
+    shown = CliRunner().invoke(evaluate, arguments)
     assert "accuracy 1.000" in shown.output
-    assert "accuracy by language" in shown.output
+    for part in ("form", "source", "language"):
+        assert f"accuracy and recall by {part}" in shown.output
+    assert "20,000" in shown.output
 
 
 def test_dropped_licences_leave_no_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    rows = [ROWS[0] | {"licence": "CC-BY-SA-4.0", "source": "wiki"}, ROWS[2] | {"licence": "MIT"}]
+    rows = [ROWS[0] | {"licence": "CC-BY-SA-4.0", "source": "wiki"}]
+    rows += [record | {"licence": "MIT"} for record in ROWS[1:]]
     path.write_text("\n".join(json.dumps(record) for record in rows), "utf-8")
     out = tmp_path / "model"
-    arguments = ["--data", str(path), "--out", str(out), "--drop-licence", "CC-BY-SA"]
+    arguments = ["--data", str(path), "--out", str(out), "--alone", "--drop-licence", "CC-BY-SA"]
     assert CliRunner().invoke(train, arguments).exit_code == 0
     sources = {source["source"] for source in Classifier.load(out).facts["sources"]}
     assert "desk" in sources

@@ -300,3 +300,21 @@ def test_a_follow_up_without_a_past_is_read_alone() -> None:
 def test_an_image_anywhere_is_seen() -> None:
     turns = [user("look", image=True), Turn("assistant", ("a cat",)), user("thanks")]
     assert read(turns).has_image
+
+
+@pytest.mark.parametrize(
+    ("last", "context"),
+    [
+        ("triangles", "Draw a chart of my sales in matplotlib"),
+        ("ده تا دیگه", "Draw a chart of my sales in matplotlib"),
+        ("thanks, bye", ""),
+        ("Translate the whole of this letter into formal Italian for my landlord, please", ""),
+    ],
+)
+def test_a_short_message_in_a_conversation_brings_its_task(last: str, context: str) -> None:
+    turns = [
+        Turn("user", ("Draw a chart of my sales in matplotlib",)),
+        Turn("assistant", ("Done.",)),
+        Turn("user", (last,)),
+    ]
+    assert read(turns) == Prompt(last, context, first_user="Draw a chart of my sales in matplotlib")
