@@ -70,7 +70,7 @@ def start(site: Site, upstream_port: int) -> Iterator[Endpoint]:
 
 OURS = Target(
     "ours",
-    "API key with credit, classification, decision, durable hold, usage accounting, request log",
+    "API key with credit, classification, decision, durable hold, usage accounting, request and decision log",
     lambda _site: __version__,
     start,
 )

@@ -152,6 +152,11 @@ class Model:
     file: str
     discovered: bool = False
 
+    @property
+    def usable_or_all(self) -> tuple[Offer, ...]:
+        """Return the offers that can be used; where none can, all: what they would cost is known."""
+        return tuple(offer for offer in self.offers if offer.unusable is None) or self.offers
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

@@ -9,7 +9,6 @@ import re
 from decimal import Context, Decimal
 
 NUSD_PER_USD = 1_000_000_000
-PUSD_PER_NUSD = 1_000
 MAX_NUSD = 2**63 - 1
 """The largest amount that a signed 64-bit column holds: about 9.2 billion USD."""
 
@@ -42,14 +41,3 @@ def nusd_to_usd(nusd: int) -> str:
     digits = f"{abs(nusd):010d}"
     sign = "-" if nusd < 0 else ""
     return f"{sign}{digits[:-9]}.{digits[-9:]}".rstrip("0").removesuffix(".")
-
-
-def cost_pusd_to_nusd(pusd: int) -> int:
-    """Return a request's total cost in nano-USD, rounded up.
-
-    Sum tokens x price over the whole request first: rounding belongs to the total, once.
-    Raises ValueError for a negative cost.
-    """
-    if pusd < 0:
-        raise ValueError(f"a cost cannot be negative: {pusd} pico-USD")
-    return -(-pusd // PUSD_PER_NUSD)

@@ -103,11 +103,10 @@ def baseline_nusd(decision: Decision) -> int | None:
     model = pool.table.known.get(pool.policy.baseline) if pool.policy.baseline is not None else None
     if model is None or not model.offers:
         return None
-    offers = [offer for offer in model.offers if offer.unusable is None] or model.offers
     cached = 0 if need.pinned is None else min(max(need.pinned.cached_tokens, 0), need.prompt_tokens)
     return min(
         charge_nusd(offer, pool.policy, need.at, Tokens(need.prompt_tokens, output * need.choices, cached))
-        for offer in offers
+        for offer in model.usable_or_all
         for output in (min(pool.output_tokens, offer.max_output),)
     )
 

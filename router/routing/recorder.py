@@ -164,8 +164,7 @@ def offers_line(catalog: Snapshot) -> OffersLine:
 def baseline_offers(catalog: Snapshot) -> tuple[Offer, ...]:
     """Return the offers of the policy's baseline: those that can be used, else all of them."""
     model = catalog.models.get(catalog.policy.baseline or "")
-    offers = model.offers if model is not None else ()
-    return tuple(o for o in offers if o.unusable is None) or offers
+    return model.usable_or_all if model is not None else ()
 
 
 def baseline_nusd(offers: Sequence[Offer], at: datetime, tokens: Tokens) -> int | None:
