@@ -15,6 +15,11 @@ from benchmarks.site import Unavailable
 INSTALL_S = 900
 
 
+def cache() -> Path:
+    """Return the folder that peers are kept in unless another is given."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-router-benchmarks"
+
+
 def python_peer(peers: Path, package: str, version: str) -> Path:
     """Install a PyPI package into a virtual environment of its own; returns its python.
 

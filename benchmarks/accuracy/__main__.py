@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import sys
@@ -21,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import installs
 from benchmarks.accuracy import checks, minilm, page, peers, routing
 from benchmarks.accuracy.curve import curve
 from benchmarks.accuracy.draw import draw
 from benchmarks.accuracy.rows import (
-    OWN,
     Rows,
     Say,
     fitted,
@@ -42,6 +41,7 @@ from router.classifier.examples import DataFault
 from router.classifier.model import Classifier
 
 RESULTS = Path(__file__).parent / "results"
+CHECK = Path(__file__).parent / "check"
 LANGUAGE_FOLDS = 12
 CURVE_ORDERS = 2
 MINILM_ROWS = 4_000
@@ -50,8 +50,8 @@ MINILM_ROWS = 4_000
 def measure(given: argparse.Namespace, say: Say) -> dict[str, Any]:
     """Return everything that was measured; raises DataFault for a file that cannot be used."""
     rows = read_rows([*training.packaged(), *given.data], tuple(given.drop_licence))
-    own = rows.where(lambda example: example.family == OWN)
-    others = rows.where(lambda example: example.family != OWN)
+    own = rows.where(lambda example: example.own)
+    others = rows.where(lambda example: not example.own)
     packaged = Classifier.load(given.model)
     temperature = float(packaged.facts["temperature"])
     result: dict[str, Any] = surroundings(Path.cwd()) | {
@@ -63,6 +63,8 @@ def measure(given: argparse.Namespace, say: Say) -> dict[str, Any]:
         "speed_us": checks.speed(rows, lambda: Classifier.load(given.model)),
         "fresh": checks.fresh(given.model),
     }
+    check = read_rows(sorted(CHECK.glob("*.jsonl")))
+    result["check"] = judged(check, judging.answers(packaged, check.prompts))
     folds = source_folds(rows) if len(others) else []
     if len(others):
         # Each fold finds its own temperature on its own rows; nothing of the judged ones reaches it.
@@ -122,14 +124,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-router-benchmarks"
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="labelled lines beside the corpus")
     parser.add_argument("--drop-licence", nargs="*", default=[], metavar="NAME", help="leave out such rows")
     parser.add_argument("--routing", type=Path, help="a folder of {benchmark, prompt, weak, strong} lines")
     parser.add_argument("--model", type=Path, help="measure this model's speed; default: the packaged one")
     parser.add_argument("--minilm", action="store_true", help="run the MiniLM reference, some minutes")
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
-    parser.add_argument("--peers", type=Path, default=cache, help="where peers are installed")
+    parser.add_argument("--peers", type=Path, default=installs.cache(), help="where peers are installed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the result is written")
     parser.add_argument("--readme", action="store_true", help="write the summary into README.md as well")
     given = parser.parse_args()

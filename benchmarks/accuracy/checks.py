@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks.accuracy.rows import Rows
 from benchmarks.accuracy.wrappings import wrapped
 from router.classifier import judging
-from router.classifier.model import ARTEFACT, Classifier, joined
+from router.classifier.features import joined
+from router.classifier.model import ARTEFACT, Classifier
 from router.classifier.prompt import Turn, read
 from router.wire import parse_request
 

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from typing import Any
 
-from benchmarks.accuracy.rows import OWN, Rows, Say, fitted, language_folds
+from benchmarks.accuracy.rows import Rows, Say, fitted, language_folds
 from router.classifier import judging
 from router.classifier.model import LABELS
 
@@ -20,7 +20,7 @@ def curve(rows: Rows, say: Say, temperature: float, orders: int) -> list[dict[st
     English comes first, the others in random orders; a quarter of the languages is held out in turn. Rows of
     other sources, where `rows` has any, come with their language.
     """
-    own = rows.where(lambda example: example.family == OWN)
+    own = rows.where(lambda example: example.own)
     fold_of = {
         example.lang: fold for example, fold in zip(own.examples, language_folds(own, FOLDS), strict=True)
     }

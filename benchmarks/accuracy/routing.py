@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks.accuracy.rows import Rows, fitted
 from router.classifier import judging
-from router.classifier.features import Floats
 from router.classifier.model import Classifier
 from router.classifier.prompt import Prompt
+from router.classifier.shapes import Floats
 
 # RouteLLM (Ong et al. 2024, arXiv 2406.18665), its best router of each set; its GSM8K table is not at hand.
 PUBLISHED = {"mmlu": {"apgr": 0.603, "cpt50": 0.354, "cpt80": 0.703}}

@@ -14,12 +14,12 @@ import numpy as np
 
 from router.classifier import judging, training
 from router.classifier.examples import Example, read_examples
-from router.classifier.features import Floats
-from router.classifier.model import LABELS, Classifier, joined
+from router.classifier.features import joined
+from router.classifier.model import LABELS, Classifier
 from router.classifier.prompt import Prompt
+from router.classifier.shapes import Floats
 
 Say = Callable[[str], None]
-OWN = "own"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from router.classifier.model import LABELS
 from router.classifier.prompt import Prompt, Turn, read
 
-OWN = "own"  # the source of the packaged corpus
+OWN = re.compile(r"own(-\d+)?")  # the sources of the packaged corpus, one for each time it was written
 
 
 class DataFault(ValueError):
@@ -30,6 +30,11 @@ class Example:
     licence: str
 
     @property
+    def own(self) -> bool:
+        """Tell whether this is a row of the packaged corpus."""
+        return OWN.fullmatch(self.source) is not None
+
+    @property
     def family(self) -> str:
         """Return the source without its part: `mmlu(recall subjects)` and `mmlu(...)` are one family."""
         return re.split(r"[:( ]", self.source, maxsplit=1)[0]
@@ -37,7 +42,7 @@ class Example:
     @property
     def group(self) -> str:
         """Return the family, for rows of the packaged corpus with the language: each says a word anew."""
-        return f"{self.family}/{self.lang}" if self.source == OWN else self.family
+        return f"{self.family}/{self.lang}" if self.own else self.family
 
 
 def read_examples(paths: Iterable[Path]) -> list[Example]:

@@ -217,8 +217,3 @@ def is_continuation(text: str) -> bool:
     if bare.startswith(_EXPLETIVES):
         return False
     return bare.startswith(_BEGINNINGS_FOUND) or (len(words) <= 6 and not _POINTERS.isdisjoint(words))
-
-
-def is_remark(text: str) -> bool:
-    """Tell whether a message is so short that, inside a conversation, what came before says what it asks."""
-    return len(text) <= MAX_CHARS and not is_closing(text)

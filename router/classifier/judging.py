@@ -17,9 +17,10 @@ from msgspec import Raw
 from numpy.typing import NDArray
 
 from router.classifier.examples import DataFault, Example, read_examples
-from router.classifier.features import Floats
-from router.classifier.model import LABELS, Classifier, joined
+from router.classifier.features import joined
+from router.classifier.model import LABELS, Classifier
 from router.classifier.prompt import Prompt, Turn, read
+from router.classifier.shapes import Floats
 from router.rawjson import cut_text
 
 BINS = 15

@@ -18,26 +18,28 @@ from msgspec import Struct
 
 from router.classifier.features import (
     BUCKETS,
+    GLYPH_IDF,
+    MEANING_SCALE,
     MOST_COLUMNS,
-    SHAPES,
-    Floats,
     Row,
-    cut,
     fingerprint,
-    hashed,
+    joined,
     named_columns,
     row,
-    tokens,
 )
 from router.classifier.prompt import Prompt
+from router.classifier.shapes import SHAPES, Floats
+from router.classifier.words import Codes, code, cut
 
 TextCategory = Literal["simple", "coding", "reasoning"]
 LABELS: tuple[TextCategory, ...] = ("simple", "coding", "reasoning")
 ARTEFACT = Path(__file__).parent / "artefact"
 WEIGHTS_FILE, FACTS_FILE = "weights.npz", "model.json"
-FORMAT = 1
+FORMAT = 2
 MEMO_SIZE = 4_096
 STRONGEST = 4
+_LOW_BITS = code(BUCKETS - 1)
+_NOTHING = [0.0] * len(LABELS)
 # What a count weighs; looked up in 0.1 us, where numpy's logarithm takes 1.0.
 _TERMS = np.concatenate(([0.0], 1.0 + np.log(np.arange(1, MOST_COLUMNS + 1))))
 
@@ -57,14 +59,28 @@ class Classification(Struct, frozen=True, gc=False):
 class Classifier:
     """Classify prompts with fitted arrays; remembers the last few thousand answers by the text's hash.
 
-    `coef` is (BUCKETS + SHAPES, 3), `intercept` (3,), `idf` (BUCKETS,); columns are in the order of LABELS.
+    `coef` is (BUCKETS + SHAPES, 3), `intercept` (3,), `idf` (BUCKETS,); `known` are the hashes of the words
+    whose meaning counts, ascending, `meaning` their weights (known, 3). The three are in the order of LABELS.
     """
 
-    def __init__(self, coef: Floats, intercept: Floats, idf: Floats, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        coef: Floats,
+        intercept: Floats,
+        idf: Floats,
+        known: Codes,
+        meaning: Floats,
+        facts: dict[str, Any],
+    ) -> None:
         self.facts = facts
         # A column's weights times its idf, and the idf: one row, so that a column is one read of memory.
         self._words = np.ascontiguousarray(np.column_stack((coef[:BUCKETS] * idf[:, None], idf)))
+        self._idf = np.ascontiguousarray(idf)
         self._shape = np.ascontiguousarray(coef[BUCKETS:].T)
+        # The last one is met by no word but its own: it keeps the position after the largest inside.
+        self._known = np.append(known, np.uint32(2**32 - 1))
+        gains = meaning * idf[known & _LOW_BITS][:, None]
+        self._gains = np.ascontiguousarray(np.vstack((gains, np.zeros((1, len(LABELS))))))
         self._intercept: list[float] = intercept.tolist()
         self._memo: dict[int, Classification] = {}
 
@@ -75,28 +91,29 @@ class Classifier:
         try:
             facts = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
             with np.load(directory / WEIGHTS_FILE, allow_pickle=False) as arrays:
-                coef, intercept, idf = (
-                    arrays[name].astype(np.float64) for name in ("coef", "intercept", "idf")
+                known = arrays["known"]
+                coef, intercept, idf, meaning = (
+                    arrays[name].astype(np.float64) for name in ("coef", "intercept", "idf", "meaning")
                 )
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as fault:
             raise ArtefactFault(
                 f"{directory}: no usable classifier ({fault}); make one with `router train --out {directory}`"
             ) from fault
-        expected = (FORMAT, fingerprint(), ((BUCKETS + SHAPES, 3), (3,), (BUCKETS,)))
-        if (facts.get("format"), facts.get("features"), (coef.shape, intercept.shape, idf.shape)) != expected:
+        shapes = (coef.shape, intercept.shape, idf.shape, meaning.shape)
+        expected = ((BUCKETS + SHAPES, 3), (3,), (BUCKETS,), (len(known), 3))
+        if (facts.get("format"), facts.get("features"), shapes) != (FORMAT, fingerprint(), expected):
             raise ArtefactFault(
                 f"{directory}: made for other features than this version's; "
                 f"train it again with `router train --out {directory}`"
             )
-        return cls(coef, intercept, idf, facts)
+        return cls(coef, intercept, idf, known, meaning, facts)
 
     def classify(self, prompt: Prompt) -> Classification:
         """Return the category of a prompt and the probabilities of all."""
-        text = cut(joined(prompt))
-        key = hash(text)
+        key = hash((cut(joined(prompt)), prompt.text, prompt.answer) if prompt.talk else cut(prompt.text))
         known = self._memo.get(key)
         if known is None:
-            known = self._memo[key] = self._classify(text)
+            known = self._memo[key] = self._classify(prompt)
             if len(self._memo) > MEMO_SIZE:
                 del self._memo[next(iter(self._memo))]
         return known
@@ -105,19 +122,23 @@ class Classifier:
         """Return (word, category, weight) of the strongest words for and against each category.
 
         A weight is what the word adds to the category's score above its mean over the categories (natural
-        log of odds); concepts of the lexicon are written `concept:NAME`, beginnings `first:WORD`.
+        log of odds); concepts of the lexicon are written `concept:NAME`, beginnings `first:WORD`, and what a
+        conversation adds `last:WORD`, `answer:WORD`, `conversation:FACT`.
         """
-        found = tokens(cut(joined(prompt)))
-        columns, counts = hashed(found)
+        features = row(prompt)
+        columns = features.columns
         if not len(columns):
             return []
-        terms = _TERMS[counts]
+        terms = _TERMS[features.counts]
         length = math.hypot(*(terms * self._words[columns, -1]).tolist())
         scale = dict(zip(columns.tolist(), (terms / length).tolist(), strict=True))
         weights: dict[str, Floats] = {}
-        for word, column in named_columns(found):
+        named = named_columns(prompt)
+        for word, column in named:
             gain = self._words[column, :-1] * scale[column]
             weights.setdefault(word, gain - gain.mean())
+        for (word, _), gain in zip(named, self._meanings(features), strict=False):
+            weights[word] = weights[word] + gain - gain.mean()
         strongest: list[tuple[str, TextCategory, float]] = []
         for number, label in enumerate(LABELS):
             ranked = sorted(weights, key=lambda word: -weights[word][number])
@@ -125,15 +146,17 @@ class Classifier:
             strongest += [(word, label, float(weights[word][number])) for word in ends]
         return strongest
 
-    def _classify(self, text: str) -> Classification:
-        features = row(text)
+    def _classify(self, prompt: Prompt) -> Classification:
+        features = row(prompt)
         # Plain sums, not BLAS: its last bits depend on where the arrays lie in memory.
         shaped = np.add.reduce(self._shape * features.shape, axis=1).tolist()
         *worded, square = self._word_sums(features)
         length = math.sqrt(square) or 1.0
         logits = [
-            base + shape + word / length
-            for base, shape, word in zip(self._intercept, shaped, worded, strict=True)
+            base + shape + meant + word / length
+            for base, shape, meant, word in zip(
+                self._intercept, shaped, self._meant(features), worded, strict=True
+            )
         ]
         top = max(logits)
         simple, coding, reasoning = [math.exp(logit - top) for logit in logits]
@@ -156,7 +179,19 @@ class Classifier:
         sums: list[float] = np.add.reduce(terms, axis=1).tolist()
         return sums
 
+    def _meant(self, features: Row) -> list[float]:
+        """Return what the words' meaning adds to each category."""
+        if not len(features.codes):
+            return _NOTHING
+        sums: list[float] = np.add.reduce(self._meanings(features), axis=0).tolist()
+        return sums
 
-def joined(prompt: Prompt) -> str:
-    """Return the text that is classified: the task that a follow-up continues stands before it."""
-    return f"{prompt.context}\n{prompt.text}" if prompt.context else prompt.text
+    def _meanings(self, features: Row) -> Floats:
+        """Return (words, 3): what each word's meaning adds."""
+        codes = features.codes
+        at = self._known.searchsorted(codes)
+        at[self._known.take(at) != codes] = -1
+        total = float(np.add.reduce(self._idf.take(codes & _LOW_BITS))) + GLYPH_IDF * features.glyphs
+        gains: Floats = self._gains.take(at, axis=0)
+        gains *= MEANING_SCALE / total
+        return gains

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from router.classifier.followups import is_closing, is_continuation, is_remark
+from router.classifier.followups import is_closing, is_continuation
 
 _MARK = "⟦openclaw:ctx⟧"
 _BEGIN = "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>"
@@ -75,6 +75,7 @@ _HINTS_OF_A_WRAPPING = (
     ("r", "respond to this"),
 )
 _ROUNDS = 4
+ANSWER_CHARS = 600
 
 
 class Turn(Struct, frozen=True, gc=False):
@@ -87,10 +88,12 @@ class Turn(Struct, frozen=True, gc=False):
 
 
 class Prompt(Struct, frozen=True, gc=False):
-    """Hold what is classified: `text`, and `context`, the older task that a mere follow-up continues.
+    """Hold what is classified: `text`, and in a conversation what stands before it.
 
-    `stripped` says that a client's wrapping was removed; `has_image` that any message holds an image;
-    `first_user` is the first thing the user wrote (sessions are recognised by it).
+    `context` is the older task that the text may continue, `answer` how the answer between them begins; both
+    are empty outside a conversation. `stripped` says that a client's wrapping was removed; `has_image` that
+    any message holds an image; `first_user` is the first thing the user wrote, by which sessions are
+    recognised.
     """
 
     text: str
@@ -98,34 +101,42 @@ class Prompt(Struct, frozen=True, gc=False):
     stripped: bool = False
     has_image: bool = False
     first_user: str = ""
+    answer: str = ""
+
+    @property
+    def talk(self) -> bool:
+        """Tell whether something was said before the text."""
+        return bool(self.context or self.answer)
 
 
 def read(turns: Sequence[Turn]) -> Prompt:
     """Return what the user asks for in this conversation.
 
-    The text is that of the last user message that has words once wrappings are off. When it only continues
-    ("go on", "and in French?") or is as short as a remark, the nearest older message that does not continue
-    becomes the context. While an agent works (tool calls or results follow the message) an "ok" is a
-    go-ahead, else it is small talk.
+    The text is that of the last user message that has words once wrappings are off, the context the nearest
+    older one that is a task by itself. Thanks and goodbyes stand alone; but while an agent works (tool calls
+    or results follow the message) an "ok" is a go-ahead, and the task is the text.
     """
     users = [number for number, turn in enumerate(turns) if turn.role == "user"]
     has_image = True in [turn.has_image for turn in turns]
-    stripped = False
-    text = context = ""
+    stripped, at = False, -1
+    text = context = answer = ""
     last = words_of(turns[users[-1]]) if users else ("", False)
     for number in reversed(users):
         words, changed = last if number == users[-1] else words_of(turns[number])
         stripped = stripped or changed
         if not words:
             continue
-        if not text:
-            text = words
-            working = any(turn.role == "tool" or turn.has_tool_calls for turn in turns[number + 1 :])
-            if not (is_remark(text) or (working and is_closing(text))):
-                break
+        if at < 0:
+            text, at = words, number
         elif not (is_continuation(words) or is_closing(words)):
             context = words
             break
+    if users and at > users[0]:
+        if is_closing(text):
+            working = any(turn.role == "tool" or turn.has_tool_calls for turn in turns[at + 1 :])
+            text, context = (context or text) if working else text, ""
+        else:
+            answer = _answer(turns, at)
     if not text and users:
         text, stripped = "\n".join(turns[users[-1]].texts).strip(), False
     first = ""
@@ -133,7 +144,15 @@ def read(turns: Sequence[Turn]) -> Prompt:
         first, _ = words_of(turns[number])
         if first:
             break
-    return Prompt(text, context, stripped, has_image, first or last[0] or text)
+    return Prompt(text, context, stripped, has_image, first or last[0] or text, answer)
+
+
+def _answer(turns: Sequence[Turn], before: int) -> str:
+    """Return how the newest answer before a message begins."""
+    for turn in reversed(turns[:before]):
+        if turn.role == "assistant" and any(turn.texts):
+            return "\n".join(turn.texts)[:ANSWER_CHARS]
+    return ""
 
 
 def words_of(turn: Turn) -> tuple[str, bool]:
@@ -219,10 +238,11 @@ def _after_history(lines: list[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """Hold, for each line, the number after the next blank line, closing fence and memory's end."""
+    """Hold, for each line, the number after the next blank line, closing or opening fence, memory's end."""
 
     blank: list[int | None]
     fence: list[int | None]
+    opening: list[int | None]
     memory: list[int | None]
 
 
@@ -231,6 +251,7 @@ def _without_labelled(lines: list[str]) -> list[str]:
     ends = _Ends(
         _next(lines, lambda line: not line.strip()),
         _next(lines, lambda line: line.strip() == "```"),
+        _next(lines, lambda line: line.lstrip().startswith("```") and line.strip() != "```"),
         _next(lines, lambda line: line.rstrip().endswith(_MEMORY_CLOSE)),
     )
     kept: list[str] = []
@@ -239,7 +260,7 @@ def _without_labelled(lines: list[str]) -> list[str]:
         if leading:
             lines[number] = _without_prefixes(lines[number])
         if lines[number].lstrip().startswith("```"):
-            fenced = not fenced
+            fenced = not fenced and _closes(ends, number + 1)
         after = None if fenced else _wrapping_end(lines, number, ends, leading)
         if after is None:
             kept.append(lines[number])
@@ -247,6 +268,15 @@ def _without_labelled(lines: list[str]) -> list[str]:
         else:
             number = after
     return kept
+
+
+def _closes(ends: _Ends, number: int) -> bool:
+    """Tell whether a fence that was opened before this line is closed before another one opens."""
+    after = ends.fence[number] if number < len(ends.fence) else None
+    if after is None:
+        return False
+    opening = ends.opening[number]
+    return opening is None or after < opening
 
 
 def _wrapping_end(lines: list[str], number: int, ends: _Ends, leading: bool) -> int | None:

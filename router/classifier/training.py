@@ -21,17 +21,22 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 
-from router.classifier.examples import OWN, DataFault, Example, read_examples
-from router.classifier.features import BUCKETS, Floats, Integers, Row, fingerprint, row
+from router.classifier import vectors
+from router.classifier.examples import DataFault, Example, read_examples
+from router.classifier.features import BUCKETS, Integers, Row, fingerprint, row
 from router.classifier.judging import groups, judge
-from router.classifier.model import FACTS_FILE, FORMAT, LABELS, WEIGHTS_FILE, joined
+from router.classifier.model import FACTS_FILE, FORMAT, LABELS, WEIGHTS_FILE
+from router.classifier.shapes import SHAPES, Floats
+from router.classifier.words import Codes
 
 CORPUS = Path(__file__).parent / "corpus"
 INVERSE_REGULARISATION = 5.0
 # A looser end decides by accident: at 3e-4 neighbouring settings differ by 0.01 and change places.
 TOLERANCE = 1e-5
-# The packaged corpus is one source, but written in many languages and labelled row by row.
-OWN_WEIGHT = 4.0
+# The packaged corpus is two sources, but written in many languages and labelled row by row.
+OWN_WEIGHT = 20.0
+# What only a conversation has is seen in few rows.
+TALK_WEIGHT = 6.0
 # A column that fewer sources hold says what that source is like, not what is asked.
 FEWEST_GROUPS = 2
 # An operator's few lines may bring words of their own.
@@ -46,20 +51,25 @@ Labels = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Hold a fitted model: scikit-learn's estimator (temperature divided in), idf, and the facts."""
+    """Hold a fitted model: scikit-learn's estimator (temperature divided in), idf, known words, the facts.
+
+    The estimator's columns are those of `matrix`.
+    """
 
     estimator: LogisticRegression
     idf: Floats
+    known: Codes
     facts: dict[str, Any]
 
 
-def matrix(rows: Sequence[Row], idf: Floats) -> csr_matrix:
-    """Return (rows, BUCKETS + SHAPES), each row as the model weighs it when it serves."""
+def matrix(rows: list[Row], idf: Floats, known: Codes) -> csr_matrix:
+    """Return (rows, BUCKETS + SHAPES + known), each row as the model weighs it when it serves."""
     ends = np.cumsum([0] + [len(features.columns) for features in rows])
     values = np.concatenate([_weighted(features, idf) for features in rows])
     columns = np.concatenate([features.columns for features in rows])
     sparse = csr_matrix((values, columns, ends), shape=(len(rows), BUCKETS))
-    return hstack([sparse, csr_matrix(np.array([features.shape for features in rows]))]).tocsr()
+    shapes = csr_matrix(np.array([features.shape for features in rows]))
+    return hstack([sparse, shapes, vectors.meanings(rows, idf, known)]).tocsr()
 
 
 def _weighted(features: Row, idf: Floats) -> Floats:
@@ -99,12 +109,14 @@ def train(
         )
     rows = []
     for number, example in enumerate(examples):
-        rows.append(row(joined(example.prompt)))
+        rows.append(row(example.prompt))
         if number % 500 == 0:
             progress("reading", number, len(examples))
     frequency = np.bincount(np.concatenate([features.columns for features in rows]), minlength=BUCKETS)
     idf = (np.log((1 + len(rows)) / (1 + frequency)) + 1).astype(np.float32).astype(np.float64)
-    features = matrix(rows, idf)
+    known, meaning = vectors.read()
+    wide = matrix(rows, idf, known)
+    features = hstack([wide[:, : -len(known)], csr_matrix(wide[:, -len(known) :] @ meaning)]).tocsr()
     labels = np.array([example.label for example in examples])
     scores, judged = np.zeros((len(examples), len(LABELS))), np.zeros(len(examples), bool)
     if temperature is None:
@@ -112,13 +124,16 @@ def train(
         temperature = _temperature(scores[judged], labels[judged]) if judged.any() else DEFAULT_TEMPERATURE
     progress("fitting the model", FOLDS, FOLDS + 1)
     estimator = _fit(features, labels, examples)
-    # The artefact holds 32-bit numbers; the estimator is rounded to them so that both are one model.
-    estimator.coef_ = (estimator.coef_ / temperature).astype(np.float32).astype(np.float64)
-    estimator.intercept_ = estimator.intercept_ / temperature
+    # A word's vector times the weights of vectors is that word's own weight. The artefact holds 32-bit
+    # numbers; the estimator is rounded to them so that both are one model.
+    plain, of_vectors = np.split(estimator.coef_, [BUCKETS + SHAPES], axis=1)
+    coef = np.hstack((plain, of_vectors @ meaning.T))
+    estimator.coef_ = (coef / temperature).astype(np.float32).astype(np.float64)
+    estimator.intercept_, estimator.n_features_in_ = estimator.intercept_ / temperature, coef.shape[1]
     held_out = [example for example, kept in zip(examples, judged, strict=True) if kept]
     measured = metrics(softmax(scores[judged] / temperature), held_out) if held_out else None
     facts = _facts(examples, drop_licences, temperature, measured)
-    trained = Trained(estimator, idf, facts)
+    trained = Trained(estimator, idf, known, facts)
     write(trained, out)
     progress("written", FOLDS + 1, FOLDS + 1)
     return trained
@@ -140,6 +155,7 @@ def _facts(
             "C": INVERSE_REGULARISATION,
             "tol": TOLERANCE,
             "own_weight": OWN_WEIGHT,
+            "talk_weight": TALK_WEIGHT,
             "fewest_groups": FEWEST_GROUPS,
         },
         "temperature": temperature,
@@ -153,7 +169,8 @@ def _facts(
 def _fit(features: csr_matrix, labels: Labels, examples: Sequence[Example]) -> LogisticRegression:
     sizes = Counter((example.source, example.label) for example in examples)
     weights = np.array([sizes[example.source, example.label] ** -0.5 for example in examples])
-    weights[[example.source == OWN for example in examples]] *= OWN_WEIGHT
+    weights[[example.own for example in examples]] *= OWN_WEIGHT
+    weights[[example.prompt.talk for example in examples]] *= TALK_WEIGHT
     for label in range(len(LABELS)):
         of_class = labels == label
         if of_class.any():
@@ -174,7 +191,7 @@ def _shared_columns(features: csr_matrix, examples: Sequence[Example]) -> Intege
     group_of = np.array([names[example.group] for example in examples])
     met = np.unique(held.col.astype(np.int64) * len(names) + group_of[held.row])
     groups = np.bincount(met // len(names), minlength=features.shape[1])
-    rows_of = Counter(example.group for example in examples if example.source != OWN)
+    rows_of = Counter(example.group for example in examples if not example.own)
     few = [0 < rows_of[example.group] <= FEW_ROWS for example in examples]
     groups[features[np.flatnonzero(few)].indices] = FEWEST_GROUPS
     groups[BUCKETS:] = FEWEST_GROUPS
@@ -238,7 +255,9 @@ def write(trained: Trained, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         out / WEIGHTS_FILE,
-        coef=trained.estimator.coef_.T.astype(np.float32),
+        coef=trained.estimator.coef_[:, : BUCKETS + SHAPES].T.astype(np.float32),
+        known=trained.known,
+        meaning=trained.estimator.coef_[:, BUCKETS + SHAPES :].T.astype(np.float32),
         intercept=trained.estimator.intercept_,
         idf=trained.idf.astype(np.float32),
     )
@@ -269,6 +288,7 @@ def _sources(examples: Sequence[Example]) -> list[dict[str, Any]]:
 def _digest(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        line = json.dumps([joined(example.prompt), example.label, example.source])
+        prompt = example.prompt
+        line = json.dumps([prompt.context, prompt.answer, prompt.text, example.label, example.source])
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.classifier.followups import is_closing, is_continuation
-from router.classifier.prompt import _HINTS_OF_A_WRAPPING, Prompt, Turn, read, strip
+from router.classifier.prompt import _HINTS_OF_A_WRAPPING, ANSWER_CHARS, Prompt, Turn, read, strip
 
 MARK = "⟦openclaw:ctx⟧"
 BEGIN, END = "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>", "<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
@@ -208,7 +208,8 @@ def test_only_user_words_are_read() -> None:
         user("How old is it?"),
     ]
     prompt = read(turns)
-    assert prompt == Prompt("How old is it?", ASK, False, False, ASK)
+    assert prompt == Prompt("How old is it?", ASK, first_user=ASK, answer="def f(): ...")
+    assert prompt.talk
 
 
 @pytest.mark.parametrize(
@@ -276,7 +277,7 @@ def test_an_ok_on_which_the_agent_acts_is_a_go_ahead() -> None:
         Turn("assistant", has_tool_calls=True),
         Turn("tool", ("3 passed",)),
     ]
-    assert read(turns).context == "Rename the module and run the tests"
+    assert (read(turns).text, read(turns).talk) == ("Rename the module and run the tests", False)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_a_new_question_is_no_follow_up(words: str) -> None:
 
 
 def test_a_follow_up_without_a_past_is_read_alone() -> None:
-    assert read([user("continue")]) == Prompt("continue", "", False, False, "continue")
+    assert read([user("continue")]) == Prompt("continue", first_user="continue")
 
 
 def test_an_image_anywhere_is_seen() -> None:
@@ -303,18 +304,38 @@ def test_an_image_anywhere_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "context"),
+    "last",
     [
-        ("triangles", "Draw a chart of my sales in matplotlib"),
-        ("ده تا دیگه", "Draw a chart of my sales in matplotlib"),
-        ("thanks, bye", ""),
-        ("Translate the whole of this letter into formal Italian for my landlord, please", ""),
+        "triangles",
+        "ده تا دیگه",
+        "Translate the whole of this letter into formal Italian for my landlord, please",
     ],
 )
-def test_a_short_message_in_a_conversation_brings_its_task(last: str, context: str) -> None:
+def test_a_message_in_a_conversation_brings_its_task_and_the_answer(last: str) -> None:
     turns = [
         Turn("user", ("Draw a chart of my sales in matplotlib",)),
         Turn("assistant", ("Done.",)),
         Turn("user", (last,)),
     ]
-    assert read(turns) == Prompt(last, context, first_user="Draw a chart of my sales in matplotlib")
+    task = "Draw a chart of my sales in matplotlib"
+    assert read(turns) == Prompt(last, task, first_user=task, answer="Done.")
+
+
+def test_only_the_beginning_of_the_newest_answer_is_read() -> None:
+    turns = [
+        user(ASK),
+        Turn("assistant", ("old",)),
+        user("hm"),
+        Turn("assistant", ("x" * 9_000,)),
+        user("more"),
+    ]
+    assert read(turns).answer == "x" * ANSWER_CHARS
+
+
+def test_an_answer_without_a_user_before_it_is_none() -> None:
+    assert not read([Turn("assistant", ("How can I help?",)), user(ASK)]).talk
+
+
+def test_an_open_code_fence_keeps_no_wrapping() -> None:
+    text = f"why?\n```python\nprint(1\n\nConversation info: {MARK}\n```json\n{{}}\n```\n"
+    assert strip(text) == "why?\n```python\nprint(1"
