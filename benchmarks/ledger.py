@@ -1,13 +1,15 @@
 """Measure what a hold and its settle cost at 1, 16 and 64 requests at once: `python -m benchmarks.ledger`.
 
 A request here is what the ledger sees of one: a hold that is waited for, one turn of the loop in place of the
-upstream call, an end that nobody waits for. uvloop, a real file, nothing else on the loop.
+upstream call, an end that nobody waits for. uvloop, nothing else on the loop; a real file for SQLite, and a
+private server on its own defaults for PostgreSQL, over a Unix socket on the same machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -16,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,14 @@ from typing import Any
 import uvloop
 
 from benchmarks.machine import surroundings
-from router.ledger import books
+from router.ledger.engines import open_ledger, open_storage
 from router.ledger.ledger import Ledger
 from router.ledger.rows import HoldRequest, Settlement, utc_text
 from router.ledger.sqlite import FILE, Database
+from tests.postgres import Cluster, binaries, fetch
 
 AT_ONCE = (1, 16, 64)
+ENGINES = ("sqlite", "postgresql")
 ACCOUNT = "key_bench"
 CREDIT_NUSD = 10**15
 
@@ -55,9 +60,14 @@ def entry() -> tuple[HoldRequest, Settlement]:
     )
 
 
-async def one_round(ledger: Ledger, at_once: int, requests: int) -> dict[str, float]:
+async def one_round(
+    ledger: Ledger,
+    at_once: int,
+    requests: int,
+    make: Callable[[], tuple[HoldRequest, Settlement]] = entry,
+) -> dict[str, float]:
     """Measure one round: CPU microseconds a request of the loop and of the process, and each hold's wait."""
-    clients = [[entry() for _ in range(requests // at_once)] for _ in range(at_once)]
+    clients = [[make() for _ in range(requests // at_once)] for _ in range(at_once)]
     count = requests // at_once * at_once
     gc.collect()
     began_s, loop_s, process_s = time.perf_counter(), time.thread_time(), time.process_time()
@@ -75,10 +85,15 @@ async def one_round(ledger: Ledger, at_once: int, requests: int) -> dict[str, fl
 
 
 async def measure(
-    data: Path, rounds: int, requests: int, sync_hold: bool
+    data: Path, url: str | None, rounds: int, requests: int, sync_hold: bool
 ) -> dict[int, list[dict[str, float]]]:
     """Run rounds of every number at once in turn, so that a slow moment of the machine meets all of them."""
-    ledger = Ledger.open(data, clock=time.time, sync_hold=sync_hold)
+    storage = await open_storage(data, url)
+    now = utc_text(time.time())
+    await storage.books.topup(ACCOUNT, CREDIT_NUSD, source="bench", external_id="1", now=now)
+    await storage.close()
+    ledger = open_ledger(data, url, clock=time.time, sync_hold=sync_hold)
+    await ledger.start()
     try:
         await one_round(ledger, max(AT_ONCE), requests)
         found: dict[int, list[dict[str, float]]] = {at_once: [] for at_once in AT_ONCE}
@@ -86,16 +101,19 @@ async def measure(
             for at_once in AT_ONCE:
                 found[at_once].append(await one_round(ledger, at_once, requests))
             print(f"round {done + 1} of {rounds}", file=sys.stderr, flush=True)
+        if await ledger.books.check():
+            sys.exit("the books do not add up: a defect of the ledger, please report it")
         return found
     finally:
         await ledger.close()
 
 
-def bytes_a_row(data: Path) -> float:
-    """Check the books and return the size of the file by its rows."""
+def bytes_a_row(data: Path, url: str | None) -> float:
+    """Return the size of the database, its indices included, by the rows of its ledger."""
+    if url is not None:
+        size = "SELECT pg_database_size(current_database())::float / count(*) FROM ledger"
+        return float(fetch(url, size)[0][0])
     with closing(Database(data / FILE)) as database:
-        if books.check(database):
-            sys.exit("the books do not add up: a defect of the ledger, please report it")
         database.checkpoint(finish=True)
         rows = database.connection.execute("SELECT count(*) FROM ledger").fetchone()[0]
     return float((data / FILE).stat().st_size / rows)
@@ -119,32 +137,50 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each number at once (default 9)")
     parser.add_argument("--requests", type=int, default=1_280, help="requests a round (default 1280)")
-    parser.add_argument("--sync-hold", action="store_true", help="holds wait for the disk")
+    parser.add_argument(
+        "--engine", choices=ENGINES, action="append", help="which engine; may be repeated (default both)"
+    )
+    parser.add_argument("--sync-hold", action="store_true", help="holds wait for the disk (SQLite)")
     parser.add_argument("--json", action="store_true", help="print every round as JSON")
     parser.add_argument("--data", type=Path, help="folder in which the database is made (default: temporary)")
     return parser.parse_args()
 
 
+@contextlib.contextmanager
+def database(engine: str) -> Iterator[tuple[str | None, str]]:
+    """Give the URL of an empty database, None for SQLite, and the engine with its version."""
+    if engine == "sqlite":
+        yield None, f"SQLite {sqlite3.sqlite_version}"
+        return
+    folder = binaries()
+    if folder is None:
+        sys.exit("no PostgreSQL here: apt-get install postgresql, or --engine sqlite")
+    with Cluster(folder) as cluster:
+        (version,) = fetch(cluster.url(), "SHOW server_version")[0]
+        yield cluster.make_database(), f"PostgreSQL {version}"
+
+
 def main() -> None:
     """Print the CPU of a hold and its settle, the best round and (the median of all)."""
     told = arguments()
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(dir=told.data) as made:
-        folder = Path(made)
-        with closing(Database(folder / FILE)) as database, database.transaction() as connection:
-            now = utc_text(time.time())
-            books.topup(connection, ACCOUNT, CREDIT_NUSD, source="bench", external_id="1", now=now)
-        found = uvloop.run(measure(folder, told.rounds, told.requests, told.sync_hold))
-        size = bytes_a_row(folder)
-        about: dict[str, Any] = surroundings(folder) | {"sqlite": sqlite3.sqlite_version}
+        about: dict[str, Any] = surroundings(Path(made))
+        for engine in told.engine or ENGINES:
+            with database(engine) as (url, version):
+                data = Path(made) / engine
+                rounds = uvloop.run(measure(data, url, told.rounds, told.requests, told.sync_hold))
+                size = bytes_a_row(data, url)
+                found[engine] = {"version": version, "bytes_a_row": size, "rounds": rounds}
     if told.json:
-        print(json.dumps(about | {"sync_hold": told.sync_hold, "bytes_a_row": size, "rounds": found}))
+        print(json.dumps(about | {"sync_hold": told.sync_hold, "engines": found}))
         return
     machine, packages = about["machine"], about["packages"]
     print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['ledger_filesystem']}")
-    print(
-        f"Python {about['python']}, SQLite {about['sqlite']}, uvloop {packages['uvloop']}, {about['commit']}"
-    )
-    print(f"{table(found)}\n{size:.0f} bytes a row (two rows a request)")
+    print(f"Python {about['python']}, uvloop {packages['uvloop']}, {about['commit']}")
+    for of in found.values():
+        print(f"\n{of['version']}, {of['bytes_a_row']:.0f} bytes a row (two rows a request)")
+        print(table(of["rounds"]))
 
 
 if __name__ == "__main__":

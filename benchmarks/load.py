@@ -20,6 +20,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -71,10 +72,10 @@ class Plan:
         count = DISTINCT_LARGE if self.prompt_bytes >= LARGE_BYTES else len(PROMPTS)
         return tuple(long_prompt(number, self.prompt_bytes) for number in range(count))
 
-    def numbered(self) -> Iterator[bytes]:
+    def numbered(self, numbers: Iterator[int]) -> Iterator[bytes]:
         """Yield requests for ever, each with a number of its own in its prompt: no cache may answer twice."""
         halves = [request.split(NUMBER, 1) for request in self.requests()]
-        for number in itertools.count():
+        for number in numbers:
             before, after = halves[number % len(halves)]
             yield b"%b%010d%b" % (before, number, after)
 
@@ -181,22 +182,24 @@ class Client(asyncio.Protocol):
         self._transport.write(next(self._requests))
 
 
-async def run(plan: Plan) -> dict[str, Any]:
-    """Apply the load and return the figures; raises OSError when nobody listens."""
-    parts = urllib.parse.urlsplit(plan.url)
-    if parts.scheme != "http" or parts.hostname is None:
-        raise ValueError(f"{plan.url!r} is not an http:// address; the load generator speaks no TLS")
+async def run(plan: Plan, *more: tuple[str, str | None]) -> dict[str, Any]:
+    """Apply the load and return the figures; raises OSError when nobody listens.
+
+    `more` are addresses with an authorization each: connections take them and the plan's own in turn.
+    """
+    senders = [(plan.url, plan.authorization), *more]
+    plans = [replace(plan, url=url, authorization=authorization) for url, authorization in senders]
+    numbers = itertools.count()
+    served = [(_address(each.url), each.numbered(numbers)) for each in plans]
     tally = Tally(measuring=plan.once)
-    requests = plan.numbered()
     clients = []
-    loop, started_s = asyncio.get_running_loop(), time.perf_counter()
+    loop, started_s, cpu_s = asyncio.get_running_loop(), time.perf_counter(), time.process_time()
     for number in range(plan.connections):
+        address, requests = served[number % len(served)]
         if plan.stream:
             due_s = started_s + plan.warmup_s * STREAM_STAGGER * number / plan.connections
             await asyncio.sleep(due_s - time.perf_counter())
-        _, client = await loop.create_connection(
-            lambda: Client(plan, tally, requests), parts.hostname, parts.port or 80
-        )
+        _, client = await loop.create_connection(partial(Client, plan, tally, requests), *address)
         clients.append(client)
     if plan.once:
         await asyncio.gather(*(client.closed for client in clients))
@@ -210,7 +213,14 @@ async def run(plan: Plan) -> dict[str, Any]:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(10):
             await asyncio.gather(*(client.closed for client in clients))
-    return _report(plan, tally, errors, elapsed_s)
+    return _report(plan, tally, errors, elapsed_s) | {"load_cpu_s": round(time.process_time() - cpu_s, 3)}
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "http" or parts.hostname is None:
+        raise ValueError(f"{url!r} is not an http:// address; the load generator speaks no TLS")
+    return parts.hostname, parts.port or 80
 
 
 async def _measured(plan: Plan, tally: Tally) -> None:

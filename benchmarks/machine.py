@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks import processes
 from router import __version__
 
-PACKAGES = ("litestar", "uvicorn", "uvloop", "httptools", "httpx2", "msgspec", "numpy")
+PACKAGES = ("litestar", "uvicorn", "uvloop", "httptools", "httpx2", "msgspec", "numpy", "asyncpg")
 
 
 def surroundings(home: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,12 +36,12 @@ def write_catalog(folder: Path, upstream_port: int) -> None:
         )
 
 
-def create_key(site: Site, data: Path) -> str:
+def create_key(site: Site, data: Path, environ: Mapping[str, str] | None = None) -> str:
     """Make an API key with credit; returns it. Raises `Unavailable`."""
     command = [sys.executable, "-m", "router", "keys", "create", "--name", "bench"]
     options = ["--credit", str(CREDIT_USD), "--json", "--data", str(data)]
     done = subprocess.run(
-        [*command, *options], env=site.environ(), capture_output=True, text=True, check=False
+        [*command, *options], env=site.environ(environ), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise Unavailable(f"`router keys create` failed: {done.stderr.strip()[-500:]}")

@@ -31,10 +31,10 @@ class Cost:
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Let processes that are started inside run on one core (affinity is inherited)."""
+def pinned(core: int | None) -> Iterator[None]:
+    """Let processes that are started inside run on one core (affinity is inherited); None: on all."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, before if core is None else {core})
     try:
         yield
     finally:
@@ -43,9 +43,9 @@ def pinned(core: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], core: int, environ: Mapping[str, str], log: Path
+    command: Sequence[str], core: int | None, environ: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server on a core, its output in a log file; ends it and its children afterwards."""
+    """Run a server on a core (None: on all), its output in a log; ends it and its children afterwards."""
     with log.open("wb") as output, pinned(core):
         process = subprocess.Popen(
             command, env=dict(environ), stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -27,12 +27,15 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The machine as one run uses it; `home` is a temporary folder, `peers` the cache of installed peers."""
+    """The machine as one run uses it; `home` is a temporary folder, `peers` the cache of installed peers.
+
+    A core that is None is all of them.
+    """
 
     home: Path
     peers: Path
-    gateway_core: int
-    load_core: int
+    gateway_core: int | None
+    load_core: int | None
 
     def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return an environment without anybody's keys or router settings."""

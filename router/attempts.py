@@ -9,6 +9,7 @@ from router.billing import hold
 from router.catalog.snapshot import Snapshot
 from router.errors import LimitReached, OutOfCredit, RouterError, Unavailable
 from router.ledger.ledger import Ledger
+from router.limits import Full
 from router.places import Places
 from router.routing.decide import Candidate
 from router.routing.live import LiveTable
@@ -16,7 +17,7 @@ from router.settings import Settings
 from router.telemetry.metrics import Metrics
 from router.upstream.answer import Answer
 from router.upstream.faults import AttemptFault, as_error
-from router.upstream.send import Sender
+from router.upstream.send import Ask, Sender
 from router.upstream.stream import StreamRelay, usage_wish
 from router.upstream.usage import Meter
 from router.walk import Walk
@@ -65,7 +66,7 @@ class Attempts:
             try:
                 answer = await self._try(walk, candidate, body, catalog, trace)
             except (OutOfCredit, LimitReached) as error:  # a cheaper or an emptier offer may still serve
-                refusal = error
+                refusal = _sooner(refusal, error)
             except AttemptFault as fault:
                 self._note(candidate, fault)
                 self._live.note_failure(key, fault.kind, fault.retry_after_s, alone, fault.status)
@@ -80,7 +81,7 @@ class Attempts:
                 self._live.release(entry)
         if faults:
             raise self._with_wait(as_error(faults), walk, alone)
-        raise refusal or LimitReached("Every fitting model is at its limit; try again.", retry_after_s=1)
+        raise _soonest(refusal, walk)
 
     def _with_wait(self, error: RouterError, walk: Walk, alone: bool) -> RouterError:
         """Let an error that says when to return name no moment at which all of its offers still rest."""
@@ -95,9 +96,12 @@ class Attempts:
     ) -> Answer | StreamRelay:
         """Hold, take a place and call; raises `AttemptFault`, or the `RouterError` that stood in the way."""
         await hold(self._ledger, walk, candidate)
-        place = self._places.at_offer(catalog, candidate.offer, walk.need)
-        if place is None:
-            raise LimitReached(f"{candidate.model.id} is at its limit; try again.", retry_after_s=1)
+        place = await self._places.at_offer(catalog, candidate.offer, walk.need)
+        if isinstance(place, Full):
+            raise LimitReached(
+                f"{candidate.model.id} is at its {place.word} limit; try again in {place.wait_s} s.",
+                retry_after_s=place.wait_s,
+            )
         walk.place, walk.candidate = place, candidate
         walk.attempts += 1
         try:
@@ -123,18 +127,18 @@ class Attempts:
         self, walk: Walk, candidate: Candidate, body: RequestBody, catalog: Snapshot, trace: Mapping[str, str]
     ) -> Answer | StreamRelay:
         offer, need = candidate.offer, walk.need
-        most_nusd = walk.held_nusd if walk.caller is not None and walk.caller.require_credit else None
-        meter = Meter(offer, catalog.policy, need.at, need.prompt_tokens, need.choices, most_nusd)
+        paid_nusd = walk.cover_nusd
+        most_nusd = walk.held_nusd + paid_nusd
+        meter = Meter(offer, catalog.policy, need.at, need.prompt_tokens, need.choices, most_nusd, paid_nusd)
         provider = catalog.providers[offer.provider]
         walk.attempt_s = sent_s = self._monotonic()
         walk.sent_s = walk.sent_s or sent_s
         try:
+            asked = Ask(provider, offer, body, candidate.output_tokens)
             if not body.stream:
-                return await self._sender.answer(provider, offer, body, trace, meter)
+                return await self._sender.answer(asked, trace, meter)
             wish = usage_wish(body.include_usage)
-            return await self._sender.stream(
-                provider, offer, body, trace, meter, wish, self._settings.error_code
-            )
+            return await self._sender.stream(asked, trace, meter, wish, self._settings.error_code)
         finally:
             walk.timings_ms["upstream"] = (self._monotonic() - sent_s) * 1e3
 
@@ -149,3 +153,24 @@ class Attempts:
             fault.kind,
             fault.status,
         )
+
+
+def _sooner(before: RouterError | None, now: RouterError) -> RouterError:
+    """Return the refusal to tell: of two limits the one that opens first."""
+    if isinstance(before, LimitReached) and isinstance(now, LimitReached):
+        return min(before, now, key=_wait_s)
+    return now
+
+
+def _soonest(refusal: RouterError | None, walk: Walk) -> RouterError:
+    """Let a limit that was met name the soonest opening of all that the request could use."""
+    if refusal is None:
+        return LimitReached("Every fitting model is at its limit; try again.", retry_after_s=1)
+    if isinstance(refusal, LimitReached) and walk.decision is not None:
+        waits_s = [blocked.retry_after_s for blocked in walk.decision.blocked]
+        refusal.retry_after_s = min([_wait_s(refusal), *waits_s])
+    return refusal
+
+
+def _wait_s(refusal: RouterError) -> int:
+    return refusal.retry_after_s or 1

@@ -22,6 +22,18 @@ _NO_SHARES: dict[Category, float] = dict.fromkeys(CATEGORIES, 0.0)  # a record n
 _NOT_READ = Prompt(text="", context="", stripped=False, has_image=False, first_user="")
 
 
+class Reading(Struct, frozen=True, gc=False):
+    """What a request asks for, before anybody is asked who could take it; times in seconds."""
+
+    need: Need
+    prompt: Prompt
+    categorised: Categorised
+    session: Session | None
+    account: str
+    began_s: float
+    classified_s: float
+
+
 class Judgement(Struct, frozen=True, gc=False):
     """A decision, the words it was read from, and what reading and deciding took, in milliseconds.
 
@@ -61,27 +73,44 @@ class Decider:
         at: datetime,
         account: str,
         key_models: tuple[str, ...] = (),
-        blocked: Callable[[Snapshot, Need], Mapping[tuple[str, str], Blocked]] | None = None,
     ) -> Judgement:
-        """Decide for one request; `blocked` says which offers are at a limit now.
+        """Read and decide at once, as if no offer were full. Raises `BadRequest` and `ModelNotFound`."""
+        reading = self.read(body, headers, catalog, at=at, account=account, key_models=key_models)
+        return self.decide(reading, catalog, {})
 
-        Raises `BadRequest` and `ModelNotFound`.
-        """
+    def read(
+        self,
+        body: RequestBody,
+        headers: Mapping[str, str],
+        catalog: Snapshot,
+        *,
+        at: datetime,
+        account: str,
+        key_models: tuple[str, ...] = (),
+    ) -> Reading:
+        """Read what a request asks for. Raises `BadRequest` and `ModelNotFound`."""
         need = read_need(body, headers, catalog, at=at, key_models=key_models)
         began_s = self._monotonic()
         prompt, categorised = self._categorise(need.asked, body)
         classified_s = self._monotonic()
         session = session_of(need.session, body, prompt.first_user or None)
+        return Reading(need, prompt, categorised, session, account, began_s, classified_s)
+
+    def decide(
+        self, reading: Reading, catalog: Snapshot, at_limit: Mapping[tuple[str, str], Blocked]
+    ) -> Judgement:
+        """Decide for what was read; `at_limit` are the offers that are full now, by their key."""
+        need, categorised, session = reading.need, reading.categorised, reading.session
+        asked_s = self._monotonic()
         pinned = self._sessions.find(
-            account,
+            reading.account,
             session,
-            began_s,
+            reading.began_s,
             idle_s=catalog.policy.session_idle_s,
             prompt_tokens=need.prompt_tokens,
         )
         if pinned is not None:
             need = msgspec.structs.replace(need, pinned=pinned)
-        at_limit = blocked(catalog, need) if blocked is not None else {}
         live = self._live.live(at_limit)
         decision = decide(need, categorised, catalog, live, catalog.policy)
         if not decision.candidates and len(decision.blocked) == 1:
@@ -89,8 +118,11 @@ class Decider:
             live = self._live.live(at_limit, alone=True)
             decision = decide(need, categorised, catalog, live, catalog.policy)
         decided_s = self._monotonic()
-        timings_ms = {"classify": (classified_s - began_s) * 1e3, "decide": (decided_s - classified_s) * 1e3}
-        return Judgement(decision, prompt, live, categorised.category, session, timings_ms)
+        timings_ms = {
+            "classify": (reading.classified_s - reading.began_s) * 1e3,
+            "decide": (decided_s - asked_s) * 1e3,
+        }
+        return Judgement(decision, reading.prompt, live, categorised.category, session, timings_ms)
 
     def within(self, judged: Decision, catalog: Snapshot, live: Live, credit_nusd: int) -> Decision:
         """Decide the same need again, among the offers whose worst case a credit covers."""

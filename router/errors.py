@@ -9,7 +9,9 @@
     │   ├── ModelNotFound     404  the model is not in the catalog
     │   └── ModelNotAvailable 404  known, but no usable offer; names the missing setting
     ├── MethodNotAllowed      405
+    ├── KeyInUse              409  the same Idempotency-Key still runs; always a Retry-After
     ├── TooLarge              413
+    ├── KeyReused             422  the same Idempotency-Key came with another body
     ├── LimitReached          429  only limits stand in the way; always a Retry-After
     ├── InternalError         500
     ├── UpstreamRefused       4xx  the upstream's own 400, 413 or 422, kept with its status
@@ -23,6 +25,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 ErrorCodeStyle = Literal["status", "name"]
@@ -47,6 +50,7 @@ class RouterError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.told: Sequence[tuple[bytes, bytes]] = ()  # further headers, known where it was raised
         if name is not None:
             self.name = name
 
@@ -69,8 +73,8 @@ class RouterError(Exception):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that belong to this error."""
         if self.retry_after_s is None:
-            return []
-        return [(b"retry-after", str(max(1, self.retry_after_s)).encode())]
+            return [*self.told]
+        return [(b"retry-after", str(max(1, self.retry_after_s)).encode()), *self.told]
 
 
 class BadRequest(RouterError):
@@ -96,11 +100,33 @@ class InvalidKey(RouterError):
 
 
 class OutOfCredit(RouterError):
-    """This customer's own credit does not cover the request."""
+    """This customer's own credit does not cover the request.
+
+    `needed_usd` and `available_usd` are decimal texts; they stand in the body as numbers.
+    """
 
     status = 402
     type = "insufficient_quota"
     name = "insufficient_credits"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str | None = None,
+        needed_usd: str | None = None,
+        available_usd: str | None = None,
+    ) -> None:
+        super().__init__(message, name=name)
+        self.needed_usd = needed_usd
+        self.available_usd = available_usd
+
+    def payload(self, style: ErrorCodeStyle = "status") -> dict[str, Any]:
+        """Return the `error` object, with what is needed and what is left where that is known."""
+        amounts = {"needed_usd": self.needed_usd, "available_usd": self.available_usd}
+        # A float only to be printed: to 15 digits it prints as the text that it was made of.
+        known = {name: float(usd) for name, usd in amounts.items() if usd is not None}
+        return {**super().payload(style), **known}
 
 
 class NotFound(RouterError):
@@ -129,6 +155,22 @@ class MethodNotAllowed(RouterError):
     status = 405
     type = "invalid_request_error"
     name = "method_not_allowed"
+
+
+class KeyInUse(RouterError):
+    """A request with the same Idempotency-Key still runs."""
+
+    status = 409
+    type = "invalid_request_error"
+    name = "idempotency_key_in_use"
+
+
+class KeyReused(RouterError):
+    """The Idempotency-Key was used with another body."""
+
+    status = 422
+    type = "invalid_request_error"
+    name = "idempotency_key_reused"
 
 
 class TooLarge(RouterError):

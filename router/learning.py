@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from router.catalog.snapshot import Policy
 from router.routing.live import LiveTable
-from router.routing.sessions import Sessions
+from router.routing.sessions import Session, Sessions
 from router.upstream.stream import StreamRelay
 from router.upstream.usage import Bill
 from router.walk import Walk
@@ -15,10 +15,18 @@ from router.walk import Walk
 class Learning:
     """Tell the live table and the sessions about one walk; `monotonic` in seconds."""
 
-    def __init__(self, live: LiveTable, sessions: Sessions, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        live: LiveTable,
+        sessions: Sessions,
+        monotonic: Callable[[], float],
+        tell: Callable[[str, Session | None, float], None] | None = None,
+    ) -> None:
+        """`tell` passes on what is known of a conversation, where replicas share it."""
         self._live = live
         self._sessions = sessions
         self._monotonic = monotonic
+        self._tell = tell
 
     def whole(self, walk: Walk, bill: Bill) -> None:
         """Note how long a whole answer took."""
@@ -60,3 +68,5 @@ class Learning:
             idle_s=policy.session_idle_s,
             estimated_tokens=need.prompt_tokens,
         )
+        if self._tell is not None:
+            self._tell(caller.account, walk.session, policy.session_idle_s)

@@ -13,8 +13,10 @@ import asyncio
 import math
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from router.catalog.snapshot import Limits
 
@@ -26,10 +28,33 @@ Subject = Hashable
 Way = Sequence[tuple[Subject, Limits]]
 
 
+class Full(Struct, frozen=True, gc=False):
+    """Say that a subject admits nobody now: the limit that opens last, and in how many whole seconds."""
+
+    word: str
+    wait_s: int
+
+
+class Window(Struct, frozen=True, gc=False):
+    """One limit of the minute: how much of it is left, and in how many seconds all of it is."""
+
+    limit: int
+    left: int
+    reset_s: float
+
+
+class Standing(Struct, frozen=True, gc=False):
+    """Say how a subject stands to its limits of the minute; None where there is none."""
+
+    requests: Window | None = None
+    tokens: Window | None = None
+
+
 @dataclass(slots=True, eq=False)
 class _Entry:
     at_s: float
     tokens: int
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -92,6 +117,28 @@ class Admission:
         opens_s, reason = max(reasons)
         return reason, max(1, math.ceil(opens_s - now_s))
 
+    def full(self, way: Way, tokens: int, now_s: float) -> dict[Subject, Full]:
+        """Return those of many subjects that do not admit a request of `tokens`."""
+        found: dict[Subject, Full] = {}
+        known = self._counts
+        if known:
+            for subject, limits in way:
+                if subject in known and (why := self.blocked(subject, limits, tokens, now_s)) is not None:
+                    found[subject] = Full(*why)
+        return found
+
+    def standing(self, subject: Subject, limits: Limits, now_s: float) -> Standing:
+        """Return what is left of a subject's limits of the minute."""
+        counts = self._counts.get(subject) or _Counts()
+        counts.expire(now_s)
+        reset_s = counts.entries[-1].at_s + WINDOW_S - now_s if counts.entries else 0.0
+        return Standing(
+            None
+            if limits.rpm is None
+            else Window(limits.rpm, max(0, limits.rpm - len(counts.entries)), reset_s),
+            None if limits.tpm is None else Window(limits.tpm, max(0, limits.tpm - counts.tokens), reset_s),
+        )
+
     def opens_s(self, subject: Subject, limits: Limits, tokens: int, now_s: float) -> float:
         """Return when the minute admits a request of `tokens`, whatever runs; `now_s` when it does."""
         counts = self._counts.get(subject)
@@ -100,24 +147,43 @@ class Admission:
         counts.expire(now_s)
         return max((opens_s for opens_s, _ in counts.windows(limits, tokens)), default=now_s)
 
-    def enter(self, subjects: Iterable[tuple[Subject, Limits]], tokens: int) -> Place | None:
+    def enter(self, subjects: Iterable[tuple[Subject, Limits]], tokens: int, number: int = 0) -> Place | None:
         """Take a place at every subject, or at none and return None when one of them is full.
 
         `tokens` is the estimate that counts until `Place.leave` says what was used.
         """
         now_s = self._clock()
-        self._sweep(now_s)
         wanted = list(subjects)
         if any(self.blocked(subject, limits, tokens, now_s) for subject, limits in wanted):
             return None
+        return self.take(wanted, tokens, number)
+
+    def admit(self, way: Way, tokens: int, number: int = 0) -> Place | Full:
+        """Take a place like `enter`, say what opens last where one is full, and see to who waits."""
+        place = self.enter(way, tokens, number)
+        if self.queue.handed:  # who was woken came in, or another: is there room yet?
+            self.queue.wake([])
+        if place is not None:
+            return place
+        reasons = self.full(way, tokens, self._clock()).values()
+        # One that opened in between is a place that was given back this moment.
+        return max(reasons, key=lambda each: each.wait_s, default=Full("concurrency", 1))
+
+    def take(self, subjects: Iterable[tuple[Subject, Limits]], tokens: int, number: int = 0) -> Place:
+        """Take a place at every subject whether it is full or not: somebody else has admitted the request.
+
+        `number` is that of the entries in `held`.
+        """
+        now_s = self._clock()
+        self._sweep(now_s)
         taken: list[_Taken] = []
-        for subject, limits in wanted:
+        for subject, limits in subjects:
             counts = self._counts.setdefault(subject, _Counts())
             counts.active += 1
             entry = None
             # An entry costs memory for a minute, so only what is limited by the minute is remembered.
             if limits.rpm is not None or limits.tpm is not None:
-                entry = _Entry(now_s, tokens)
+                entry = _Entry(now_s, tokens, number)
                 counts.entries.append(entry)
                 counts.tokens += tokens
             taken.append((subject, counts, entry))
@@ -127,6 +193,15 @@ class Admission:
         """Return how many requests run at a subject."""
         counts = self._counts.get(subject)
         return counts.active if counts else 0
+
+    def held(self) -> Iterator[tuple[Subject, int, list[tuple[int, float, int]]]]:
+        """Yield what runs at each subject and what its minute admitted: (number, age in seconds, tokens)."""
+        now_s = self._clock()
+        for subject, counts in self._counts.items():
+            counts.expire(now_s)
+            entries = [(entry.number, now_s - entry.at_s, entry.tokens) for entry in counts.entries]
+            if counts.active or entries:
+                yield subject, counts.active, entries
 
     def _sweep(self, now_s: float) -> None:
         """Forget, once a minute, the subjects at which nothing runs or counts any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -26,12 +27,20 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Hold what the operator set; each name is also an environment variable `ROUTER_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="ROUTER_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="ROUTER_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(DEFAULT_PORT, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     catalog: Path | None = Field(None, description="folder of the catalog; default models_catalog/ here")
     data: Path = Field(Path(".router"), description="folder of the database")
+    database_url: SecretStr | None = Field(
+        None, description="postgresql://USER:PASSWORD@HOST/NAME, shared by replicas; default SQLite in data"
+    )
+    shared_url: SecretStr | None = Field(
+        None, description="redis://:PASSWORD@HOST:6379/0: limits, sessions and speeds shared by replicas"
+    )
     access: Literal["open", "paid"] | None = Field(
         None, description="open asks for no key; default open on loopback, paid elsewhere"
     )
@@ -50,9 +59,13 @@ class Settings(BaseSettings):
     )
     attempts: int = Field(3, ge=1, le=10, description="offers tried for one request")
     deadline_s: float = Field(600.0, gt=0, description="the longest a request may take to begin its answer")
+    workers: int = Field(1, ge=1, le=256, description="processes that serve; limits stay exact over them")
     grace_s: int = Field(30, ge=0, description="seconds that running answers have to end at a stop")
     ledger_sync: Literal["interval", "hold"] = Field(
         "interval", description="hold: a hold that needs credit waits for the disk; interval: every 0.1 s"
+    )
+    idempotency_mib: int = Field(
+        4, ge=0, le=64, description="largest answer kept for a retry with its Idempotency-Key; 0 keeps none"
     )
     decision_log_mib: int = Field(
         2_048, ge=0, description="disk for past decisions, which `router replay` reads; 0 keeps none"
@@ -65,11 +78,39 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(x.strip() for x in value.split(",") if x.strip()) if isinstance(value, str) else value
 
-    @field_validator("admin_key", mode="after")
+    @field_validator("admin_key", "database_url", "shared_url", mode="after")
     @classmethod
     def _none_when_blank(cls, value: SecretStr | None) -> SecretStr | None:
         key = "" if value is None else value.get_secret_value().strip()
         return SecretStr(key) if key else None
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError(
+                "it must begin with postgresql:// or postgres://, as in"
+                " postgresql://USER:PASSWORD@HOST:5432/NAME; leave it out for SQLite in the data folder"
+            )
+        try:
+            _ = None if value is None else urlsplit(value.get_secret_value()).port
+        except ValueError:
+            raise ValueError(
+                "it is not a valid URL: write special characters of its user and password as %XX, such as %2F"
+                " for /, %40 for @ and %23 for #"
+            ) from None
+        return value
+
+    @field_validator("shared_url", mode="after")
+    @classmethod
+    def _check_shared_url(cls, value: SecretStr | None) -> SecretStr | None:
+        schemes = ("redis://", "rediss://", "unix://")
+        if value is not None and not value.get_secret_value().startswith(schemes):
+            raise ValueError(
+                "it must begin with redis://, rediss:// (TLS) or unix://, as in"
+                " redis://:PASSWORD@HOST:6379/0; leave it out where there is one machine"
+            )
+        return value
 
     @model_validator(mode="after")
     def _check_access(self) -> Settings:
@@ -91,9 +132,31 @@ class Settings(BaseSettings):
             return False
 
     @property
+    def storage_url(self) -> str | None:
+        """Return the database's URL with its password, None for SQLite."""
+        return None if self.database_url is None else self.database_url.get_secret_value()
+
+    @property
+    def redis_url(self) -> str | None:
+        """Return the URL of what replicas share, with its password; None where there is one machine."""
+        return None if self.shared_url is None else self.shared_url.get_secret_value()
+
+    @property
     def asks_for_key(self) -> bool:
         """Tell whether a request without a key is refused."""
         return (self.access or ("open" if self.loopback else "paid")) == "paid"
+
+    def plain(self) -> dict[str, Any]:
+        """Return every value with its secrets, as another process takes them: `Settings(**plain)`."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: value.get_secret_value()
+            if isinstance(value, SecretStr)
+            else str(value)
+            if isinstance(value, Path)
+            else value
+            for name, value in values.items()
+        }
 
     @classmethod
     def settings_customise_sources(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from router.access.keys import Caller
 from router.catalog.snapshot import Category, Snapshot
+from router.gate import Place
+from router.idempotency import Once
 from router.ledger.money import nusd_to_usd
-from router.limits import Place
+from router.limits import Standing, Window
 from router.routing.decide import Candidate, Decision, Live
 from router.routing.need import Need
 from router.routing.sessions import Session
@@ -32,12 +35,14 @@ class Walk:
     catalog: Snapshot | None = None
     live: Live = NO_LIVE
     session: Session | None = None
+    once: Once | None = None  # where the client sent an Idempotency-Key
     said: Category | None = None  # what the words said, before the session's floor
     stripped: bool = False
     holds: int = 0
     hold_id: str | None = None
     held_nusd: int = 0
     place: Place | None = None
+    standing: Standing | None = None  # of the caller's key, where it has limits of the minute
     candidate: Candidate | None = None
     attempts: int = 0
     bill: Bill | None = None
@@ -60,6 +65,11 @@ class Walk:
         if self.decision is None:
             raise ValueError("nothing has been decided yet")
         return self.decision.need
+
+    @property
+    def cover_nusd(self) -> int:
+        """Return what the request's idempotency key has paid before, and it need not pay again."""
+        return self.once.claim.cover_nusd if self.once is not None else 0
 
     @property
     def shown_id(self) -> str:
@@ -88,8 +98,37 @@ def head(walk: Walk) -> list[tuple[bytes, bytes]]:
             )
         headers.append((b"x-llm-router-catalog", decision.catalog.encode()))
     timings = ", ".join([f"{name};dur={ms:.3f}" for name, ms in walk.timings_ms.items()])
+    if walk.standing is not None:
+        headers += standing_headers(walk.standing)
     headers += ((b"x-llm-router-attempts", b"%d" % walk.attempts), (b"server-timing", timings.encode()))
     return headers
+
+
+def standing_headers(standing: Standing) -> list[tuple[bytes, bytes]]:
+    """Return how a key stands to its limits, by the names that OpenAI gives these headers.
+
+    Source: platform.openai.com/docs/guides/rate-limits, "Rate limits in headers".
+    """
+    return [
+        header
+        for name, window in ((b"requests", standing.requests), (b"tokens", standing.tokens))
+        if window is not None
+        for header in _window_headers(name, window)
+    ]
+
+
+def _window_headers(name: bytes, window: Window) -> Iterator[tuple[bytes, bytes]]:
+    yield b"x-ratelimit-limit-" + name, b"%d" % window.limit
+    yield b"x-ratelimit-remaining-" + name, b"%d" % window.left
+    yield b"x-ratelimit-reset-" + name, duration(window.reset_s)
+
+
+def duration(seconds: float) -> bytes:
+    """Write a time as OpenAI's headers do: 120ms, 12s, 1m0s; rounded up, so that nobody comes too early."""
+    if seconds < 1:
+        return b"%dms" % math.ceil(seconds * 1e3)
+    minutes, rest_s = divmod(math.ceil(seconds), 60)
+    return b"%dm%ds" % (minutes, rest_s) if minutes else b"%ds" % rest_s
 
 
 def _ascii(text: str) -> bytes:
@@ -98,8 +137,12 @@ def _ascii(text: str) -> bytes:
 
 def cost_header(walk: Walk) -> tuple[bytes, bytes]:
     """Return what the request was charged, in USD."""
-    nusd = walk.bill.charge_nusd if walk.bill is not None else 0
-    return (b"x-llm-router-cost-usd", nusd_to_usd(nusd).encode())
+    return (b"x-llm-router-cost-usd", nusd_to_usd(charge_nusd(walk)).encode())
+
+
+def charge_nusd(walk: Walk) -> int:
+    """Return what the request costs the customer: nothing that its idempotency key has paid for before."""
+    return max(0, walk.bill.charge_nusd - walk.cover_nusd) if walk.bill is not None else 0
 
 
 def trace_headers(walk: Walk, headers: Mapping[str, str]) -> dict[str, str]:

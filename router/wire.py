@@ -30,6 +30,8 @@ MAX_GLOB_CHARS = 256
 MAX_SESSION_CHARS = 256
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "video_url", "refusal", "thinking"})
+# The two names of what bounds an answer; the newer one counts where a client sends both.
+BOUNDS = ("max_tokens", "max_completion_tokens")
 # What could choose an upstream's address, key or headers, and our own fields: never forwarded.
 NEVER_FORWARDED = frozenset(
     {
@@ -160,10 +162,20 @@ class RequestBody(Struct, frozen=True):
         """Count the image parts of all messages."""
         return sum(message.images for message in self.messages)
 
-    def for_upstream(self, model: str) -> bytes:
-        """Return the body for an upstream: its model id, usage asked for, the router's own fields gone."""
+    def for_upstream(self, model: str, bound: tuple[str, int] | None = None) -> bytes:
+        """Return the body for an upstream: its model id, usage asked for, the router's own fields gone.
+
+        `bound` is the field that bounds an answer there, and the most tokens of a choice: it goes under that
+        name alone, whatever the client calls it.
+        """
         members = {name: value for name, value in self.members.items() if name not in NEVER_FORWARDED}
         members["model"] = Raw(msgspec.json.encode(model))
+        if bound is not None:
+            field, tokens = bound
+            for name in BOUNDS:
+                if name != field:
+                    members.pop(name, None)
+            members[field] = Raw(b"%d" % tokens)
         if self.stream:
             options = members.get("stream_options")
             asked = _raw_object.decode(options) if options is not None and bytes(options) != b"null" else {}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
+from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from router.catalog.local import LOCAL_PORTS
+from tests.postgres import Cluster, binaries, execute
+from tests.service.ledgers import Books
 
 # The same examples in every run, and no clock; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -43,3 +48,35 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.2)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Run a private PostgreSQL; where there is none, the tests that need it are skipped, but not in CI."""
+    folder = binaries()
+    if folder is None:
+        reason = "no PostgreSQL here: apt-get install postgresql"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with Cluster(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """Return where the module's tests keep their books: a fresh database each, None for SQLite."""
+    if request.param == "sqlite":
+        return None
+    running: Cluster = request.getfixturevalue("cluster")
+    return running.make_database()
+
+
+@pytest.fixture
+def books(database_url: str | None, tmp_path: Path) -> Books:
+    """Return empty books of either engine."""
+    if database_url is None:
+        return Books(tmp_path)
+    schema = f"test_{uuid.uuid4().hex}"
+    execute(database_url, f"CREATE SCHEMA {schema}")
+    return Books(tmp_path, f"{database_url}&search_path={schema}")

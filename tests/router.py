@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -77,6 +77,32 @@ def write_catalog(
     return folder
 
 
+class Asking:
+    """Ask a router on this machine."""
+
+    port: int
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send one request over a connection of its own; a body that is not bytes goes as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
+            got = connection.getresponse()
+            return Answer(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
+        finally:
+            connection.close()
+
+    def chat(
+        self, prompt: str = "Say hello", *, headers: Mapping[str, str] | None = None, **fields: Any
+    ) -> Answer:
+        """Ask for one chat completion."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": prompt}], **fields}
+        return self.request("POST", "/v1/chat/completions", body, headers)
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
         super().__init__(config)
@@ -87,7 +113,7 @@ class _Server(uvicorn.Server):
         self._ready.set()
 
 
-class RouterServer:
+class RouterServer(Asking):
     """Serve the app until the `with` block ends; `log` holds what it wrote about requests."""
 
     def __init__(
@@ -100,6 +126,7 @@ class RouterServer:
         **settings: Any,
     ) -> None:
         self.data = data
+        self.database_url: str | None = settings.get("database_url")
         self.log = io.StringIO()
         self._bounds = bounds or Bounds()
         self.settings = Settings(data=data, catalog=catalog, log="json", **settings)
@@ -111,12 +138,14 @@ class RouterServer:
             demo_when_empty=not self.settings.asks_for_key,
         )
         self.catalog = RunningCatalog(sources, {})
-        self._skipped_s = 0.0
-        self._world = World(environ=environ or {}, log_stream=self.log, monotonic=self._monotonic)
+        self._skipped_s = self._stepped_s = 0.0
+        self._world = World(
+            environ=environ or {}, log_stream=self.log, monotonic=self._monotonic, now=self.now
+        )
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(512)
-        self.port: int = self._socket.getsockname()[1]
+        self.port = self._socket.getsockname()[1]
         self.origin = f"http://127.0.0.1:{self.port}"
         self.base_url = f"{self.origin}/v1"
         self._ready = threading.Event()
@@ -125,6 +154,14 @@ class RouterServer:
 
     def _monotonic(self) -> float:
         return time.monotonic() + self._skipped_s
+
+    def now(self) -> datetime:
+        """Return the time of day as the router sees it."""
+        return datetime.now(UTC) + timedelta(seconds=self._stepped_s)
+
+    def step(self, seconds: float) -> None:
+        """Step the router's wall clock, forwards or back; nothing else moves."""
+        self._stepped_s += seconds
 
     def skip(self, seconds: float) -> None:
         """Let time pass for the router; what rests after failures is tried again."""
@@ -169,26 +206,6 @@ class RouterServer:
         self._thread.join(15)
         if self._thread.is_alive():
             raise RuntimeError("the router did not stop")
-
-    def request(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> Answer:
-        """Send one request over a connection of its own; a body that is not bytes goes as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-            connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
-            got = connection.getresponse()
-            return Answer(got.status, {k.lower(): v for k, v in got.getheaders()}, got.read())
-        finally:
-            connection.close()
-
-    def chat(
-        self, prompt: str = "Say hello", *, headers: Mapping[str, str] | None = None, **fields: Any
-    ) -> Answer:
-        """Ask for one chat completion."""
-        body = {"model": "auto", "messages": [{"role": "user", "content": prompt}], **fields}
-        return self.request("POST", "/v1/chat/completions", body, headers)
 
     def tasks(self) -> int:
         """Count what runs or waits in the service's event loop, this question included."""

@@ -60,6 +60,7 @@ class Serving:
             text=True,
             start_new_session=True,
         )
+        self._drain: threading.Thread | None = None
         self._watchdog = threading.Timer(watchdog_s, self._kill_all)
 
     def __enter__(self) -> Self:
@@ -72,6 +73,8 @@ class Serving:
         self._watchdog.cancel()
         self._kill_all()
         self._process.wait()
+        if self._drain is not None:
+            self._drain.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -87,6 +90,11 @@ class Serving:
         assert found is not None, self.text
         return int(found[1])
 
+    @property
+    def pid(self) -> int:
+        """Return the process that was started."""
+        return self._process.pid
+
     def read_until(self, part: str) -> str:
         """Read up to the line that holds `part`; fails with everything printed when it never comes."""
         assert self._process.stdout is not None
@@ -95,6 +103,15 @@ class Serving:
             if part in line:
                 return line
         raise AssertionError(f"{part!r} was not printed before the end:\n{self.text}")
+
+    def drain(self) -> None:
+        """Read what comes from now on in a thread, so that a service that says much is never held up."""
+        self._drain = threading.Thread(target=self._read_all, name="drain")
+        self._drain.start()
+
+    def _read_all(self) -> None:
+        assert self._process.stdout is not None
+        self.printed.extend(self._process.stdout)
 
     def memory_bytes(self) -> int:
         """Return what the process has in memory now, and begin to watch for its peak (Linux)."""
@@ -119,14 +136,20 @@ class Serving:
         """Send SIGHUP."""
         self._process.send_signal(signal.SIGHUP)
 
+    def send(self, wanted: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(wanted)
+
     def terminate_all(self) -> None:
         """Send SIGTERM to the process and to those it started, as a terminal or a container does."""
         os.killpg(self._process.pid, signal.SIGTERM)
 
     def wait(self) -> int:
         """Read what is left and return the exit status."""
-        assert self._process.stdout is not None
-        self.printed.extend(self._process.stdout)
+        if self._drain is None:
+            self._read_all()
+        else:
+            self._drain.join()
         return self._process.wait()
 
     def _kill_all(self) -> None:

@@ -18,12 +18,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
+from msgspec.structs import asdict
 
+from router.access.bounds import MAX_YEAR, can_be_id, check_payment, check_values
 from router.catalog.snapshot import Limits
 from router.errors import InvalidKey
 from router.ledger.accounts import Account
-from router.ledger.keystore import KeyRecord, KeyStore, Opening
+from router.ledger.keystore import KeyChange, KeyRecord, KeyStore, Opening, unknown_key
 from router.ledger.rows import utc_text
 
 Access = Literal["open", "paid"]
@@ -101,7 +103,7 @@ class Keys:
         self._entropy = entropy
         self._cache: OrderedDict[bytes, tuple[float, ApiKey]] = OrderedDict()
 
-    def create(self, new: NewKey) -> tuple[str, ApiKey]:
+    async def create(self, new: NewKey) -> tuple[str, ApiKey]:
         """Make a key and return its text, which is shown once and kept nowhere.
 
         Raises ValueError with the fix for a name, limit or amount that makes no sense.
@@ -118,42 +120,68 @@ class Keys:
             rpm=new.limits.rpm,
             tpm=new.limits.tpm,
             models=new.models,
-            expires_at=_end_of(new.last_day) if new.last_day else None,
+            expires_at=end_of(new.last_day) if new.last_day else None,
             revoked_at=None,
             created_at=utc_text(self._clock()),
         )
-        self._store.add(record, Opening(new.credit_nusd or 0, new.budget_day_nusd, new.budget_month_nusd))
+        await self._store.add(
+            record, Opening(new.credit_nusd or 0, new.budget_day_nusd, new.budget_month_nusd)
+        )
         return text, _api_key(record)
 
-    def list(self) -> list[tuple[ApiKey, Account]]:
+    async def list(self) -> list[tuple[ApiKey, Account]]:
         """Return every key with the sums of its account, oldest first."""
         now = utc_text(self._clock())
-        found = self._store.all()
+        found = await self._store.all()
         for _, account in found:
             account.roll(now)
         return [(_api_key(record), account) for record, account in found]
 
-    def topup(self, key_id: str, amount_nusd: int, *, source: str, external_id: str) -> tuple[bool, int]:
+    async def one(self, key_id: str) -> tuple[ApiKey, Account]:
+        """Return a key with the sums of its account. Raises NotFound."""
+        record, account = await self._store.one(_possible(key_id))
+        account.roll(utc_text(self._clock()))
+        return _api_key(record), account
+
+    async def change(self, key_id: str, change: KeyChange) -> None:
+        """Change a key's name, limits, budgets, models or expiry; a running service knows within a second.
+
+        Raises NotFound, and ValueError with the fix for what makes no sense.
+        """
+        given = {name: value for name, value in asdict(change).items() if value is not UNSET}
+        check_values(given)
+        await self._store.change(_possible(key_id), change)
+        self._cache.clear()
+
+    async def topup(
+        self, key_id: str, amount_nusd: int, *, source: str, external_id: str
+    ) -> tuple[bool, int]:
         """Add credit; return whether this payment was new, and the balance in nano-USD.
 
         The key is prepaid from now on. Raises NotFound and ValueError.
         """
+        check_payment(external_id)
         now = utc_text(self._clock())
-        return self._store.topup(key_id, amount_nusd, source=source, external_id=external_id, now=now)
+        return await self._store.topup(
+            _possible(key_id), amount_nusd, source=source, external_id=external_id, now=now
+        )
 
-    def revoke(self, key_id: str) -> None:
+    async def revoke(self, key_id: str) -> None:
         """Stop a key for good. Raises NotFound."""
-        self._store.revoke(key_id, utc_text(self._clock()))
+        await self._store.revoke(_possible(key_id), utc_text(self._clock()))
         self._cache.clear()
 
-    def lookup(self, text: str) -> ApiKey | None:
-        """Return the key with that text, revoked and expired ones too; None for any other text."""
+    async def lookup(self, text: str) -> ApiKey | None:
+        """Return the key with that text, revoked and expired ones too; None for any other text.
+
+        Only a look-up in the database gives the loop away, and only where the engine does.
+        """
         digest = _digest(text)
         now_s = self._monotonic()
         cached = self._cache.get(digest)
         if cached is not None and now_s - cached[0] < CACHE_S:
             return cached[1]
-        record = self._store.find(digest) if well_formed(text) else None
+        record = await self._store.find(digest) if well_formed(text) else None
         if record is None:
             return None
         key = _api_key(record)
@@ -163,7 +191,7 @@ class Keys:
             self._cache.popitem(last=False)
         return key
 
-    def identify(self, authorization: bytes | None, access: Access) -> Caller:
+    async def identify(self, authorization: bytes | None, access: Access) -> Caller:
         """Say who asks, from the `Authorization` header (see `authorization_of`).
 
         A key that is sent is checked in both modes. Raises InvalidKey, the same for unknown, mistyped and
@@ -177,7 +205,7 @@ class Keys:
                     " one with `router keys create --name me --credit 5`."
                 )
             return Caller(OPEN_ACCOUNT, None, require_credit=False)
-        key = self.lookup(token.decode("ascii", "replace"))
+        key = await self.lookup(token.decode("ascii", "replace"))
         if key is None or key.revoked_at is not None:
             raise _invalid("it is unknown, mistyped or revoked")
         if key.expires_at is not None and key.expires_at <= utc_text(self._clock()):
@@ -220,23 +248,25 @@ def _invalid(why: str) -> InvalidKey:
     )
 
 
+def _possible(key_id: str) -> str:
+    if not can_be_id(key_id):
+        raise unknown_key(key_id)
+    return key_id
+
+
 def _check(new: NewKey) -> None:
-    if not new.name.strip() or len(new.name) > 100 or not new.name.isprintable():
-        raise ValueError("a key needs a name of 1 to 100 printable characters")
-    for word, amount in (
-        ("credit", new.credit_nusd),
-        ("budget a day", new.budget_day_nusd),
-        ("budget a month", new.budget_month_nusd),
-    ):
-        if amount is not None and amount < 0:
-            raise ValueError(f"the {word} cannot be negative")
-    for word, limit in (
-        ("concurrency", new.limits.concurrency),
-        ("rpm", new.limits.rpm),
-        ("tpm", new.limits.tpm),
-    ):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{word} must be at least 1; leave it out for no limit")
+    check_values(
+        {
+            "name": new.name,
+            "credit_nusd": new.credit_nusd,
+            "budget_day_nusd": new.budget_day_nusd,
+            "budget_month_nusd": new.budget_month_nusd,
+            "concurrency": new.limits.concurrency,
+            "rpm": new.limits.rpm,
+            "tpm": new.limits.tpm,
+            "models": new.models,
+        }
+    )
 
 
 def _api_key(record: KeyRecord) -> ApiKey:
@@ -253,7 +283,10 @@ def _api_key(record: KeyRecord) -> ApiKey:
     )
 
 
-def _end_of(day: date) -> str:
+def end_of(day: date) -> str:
+    """Return the moment at which a key's last day ends. Raises ValueError for a year that is too late."""
+    if day.year > MAX_YEAR:
+        raise ValueError(f"the last day of a key is in {MAX_YEAR} at the latest; leave it out for no end")
     return utc_text(datetime.combine(day + timedelta(days=1), time(), UTC).timestamp())
 
 

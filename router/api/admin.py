@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,19 +18,21 @@ from router.errors import InvalidKey, NotFound
 from router.running import RunningCatalog
 
 
-def admin_routes(catalog: RunningCatalog, admin_key: SecretStr | None) -> list[HTTPRouteHandler]:
+def admin_routes(
+    catalog: RunningCatalog, admin_key: SecretStr | None, reload_all: Callable[[], Awaitable[None]]
+) -> list[HTTPRouteHandler]:
     """Return the handlers; without a key they answer 404, with another one 401."""
 
     @get("/admin/catalog", sync_to_thread=False)
     def shown(request: Request[Any, Any, Any]) -> Response[bytes]:
-        _check(request, admin_key)
+        check_admin(request, admin_key)
         return _answer(catalog)
 
     @post("/admin/catalog/reload", status_code=200)
     async def reload(request: Request[Any, Any, Any]) -> Response[bytes]:
         # 200 also for files with faults: the reload was done, and `rejected` says what it found.
-        _check(request, admin_key)
-        await catalog.reload()
+        check_admin(request, admin_key)
+        await reload_all()
         return _answer(catalog)
 
     return [shown, reload]
@@ -51,7 +54,7 @@ def catalog_document(catalog: RunningCatalog) -> dict[str, Any]:
     }
 
 
-def _check(request: Request[Any, Any, Any], admin_key: SecretStr | None) -> None:
+def check_admin(request: Request[Any, Any, Any], admin_key: SecretStr | None) -> None:
     """Let the operator pass.
 
     Raises `NotFound` without a key to check against, `InvalidKey` for another one or none.

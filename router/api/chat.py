@@ -9,7 +9,8 @@ from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
-from router.api.http import AsgiClient, Manner, RequestIds, serve_post
+from router.api.http import AsgiClient, Manner, serve_post
+from router.api.ids import RequestIds
 from router.chat import Chat, Incoming
 from router.settings import Settings
 
@@ -26,7 +27,7 @@ def chat_routes(chat: Chat, settings: Settings, monotonic: Callable[[], float]) 
         await serve_post(scope, receive, send, manner=manner, handle=chat.complete)
 
     async def answer_route(incoming: Incoming, client: AsgiClient) -> None:
-        decision, headers = chat.route(incoming)
+        decision, headers = await chat.route(incoming)
         body = msgspec.json.encode(decision)
         length = (b"content-length", str(len(body)).encode())
         await client.start(200, [(b"content-type", b"application/json"), length, *headers])

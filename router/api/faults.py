@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.types import ExceptionHandlersMap
 
+from router.api.ids import RequestIds, shown_request_id
 from router.errors import (
     BadRequest,
     ErrorCodeStyle,
@@ -25,14 +26,21 @@ _log = logging.getLogger("router.api")
 
 def exception_handlers(style: ErrorCodeStyle) -> ExceptionHandlersMap:
     """Return Litestar's map from exceptions to answers."""
+    new_id = RequestIds()
 
-    def answer(request: Request[Any, Any, Any], error: RouterError, extra: dict[str, str]) -> Response[bytes]:
+    def answer(
+        request: Request[Any, Any, Any],
+        error: RouterError,
+        extra: Mapping[str, str],
+        request_id: str | None = None,
+    ) -> Response[bytes]:
+        shown = shown_request_id(request.scope["headers"], request_id or new_id())
         headers = {name.decode(): value.decode() for name, value in error.headers()}
         return Response(
             error.body(style),
             status_code=error.status,
             media_type="application/json",
-            headers={**extra, **headers},
+            headers={"x-request-id": shown, **extra, **headers},
         )
 
     def on_router_error(request: Request[Any, Any, Any], error: RouterError) -> Response[bytes]:
@@ -43,11 +51,10 @@ def exception_handlers(style: ErrorCodeStyle) -> ExceptionHandlersMap:
         return answer(request, _translate(request, fault), allow)
 
     def on_anything(request: Request[Any, Any, Any], fault: Exception) -> Response[bytes]:
-        name = f"req_{uuid.uuid4().hex}"
+        name = new_id()
         _log.error("request %s failed", name, exc_info=fault)
-        return answer(
-            request, InternalError(f"Something broke in the router; its log knows it as {name}."), {}
-        )
+        broken = InternalError(f"Something broke in the router; its log knows it as {name}.")
+        return answer(request, broken, {}, name)
 
     return {RouterError: on_router_error, HTTPException: on_http, Exception: on_anything}
 

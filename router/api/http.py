@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
@@ -15,50 +13,35 @@ from litestar.types import HTTPScope, Receive, Scope, Send
 
 from router.access.keys import authorization_of
 from router.api.cycle import departure_of
+from router.api.ids import usable_request_id
 from router.chat import Incoming
 from router.errors import BadRequest, ErrorCodeStyle, InternalError, MethodNotAllowed, RouterError, TooLarge
 from router.upstream.send import FORWARDED
 
 _log = logging.getLogger("router.api")
-_MAX_REQUEST_ID_CHARS = 128
 _JSON = (b"content-type", b"application/json")
 _READ = frozenset(
     (
         b"x-request-id",
         b"content-encoding",
         b"content-length",
+        b"idempotency-key",
         b"x-llm-router-max-cost-usd",
         b"x-llm-router-mode",
         b"x-llm-router-session",
         *(name.encode() for name in FORWARDED),
     )
 )
-_RANDOM_BYTES = 10
-_RANDOM_BLOCK_BYTES = 4_000
+# Of two values only one could hold, and the other one may be the one that was meant.
+_ONCE = frozenset(
+    (b"idempotency-key", b"x-llm-router-max-cost-usd", b"x-llm-router-mode", b"x-llm-router-session")
+)
 _LINGER_S = 2.0
 _LINGER_BYTES = 128 * 2**20
 
 
 class ClientGone(Exception):
     """The client left before its request was whole."""
-
-
-class RequestIds:
-    """Make unique ids that sort by time, so that the ledger's index grows at its end.
-
-    Random bytes are fetched a block at a time: a system call for each id costs as much as reading the body.
-    """
-
-    def __init__(self) -> None:
-        self._random = ""
-        self._at = 0
-
-    def __call__(self) -> str:
-        """Return the next id."""
-        if self._at >= len(self._random):
-            self._random, self._at = os.urandom(_RANDOM_BLOCK_BYTES).hex(), 0
-        at, self._at = self._at, self._at + 2 * _RANDOM_BYTES
-        return f"req_{time.time_ns() // 1_000_000:011x}{self._random[at : self._at]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +79,7 @@ def incoming_of(scope: HTTPScope, request_id: str, began_s: float) -> Incoming:
     headers = {name.decode(): value.decode("latin-1") for name, value in raw if name in _READ}
     return Incoming(
         request_id=request_id,
-        client_request_id=_usable_request_id(headers.get("x-request-id")),
+        client_request_id=usable_request_id(headers.get("x-request-id")),
         headers=headers,
         authorization=authorization_of(raw),
         body=b"",
@@ -104,10 +87,13 @@ def incoming_of(scope: HTTPScope, request_id: str, began_s: float) -> Incoming:
     )
 
 
-def _usable_request_id(theirs: str | None) -> str | None:
-    if theirs and len(theirs) <= _MAX_REQUEST_ID_CHARS and theirs.isascii() and theirs.isprintable():
-        return theirs
-    return None
+def check_once(scope: HTTPScope) -> None:
+    """Raise `BadRequest` where a header that must be alone came several times."""
+    found = [name for name, _ in scope["headers"] if name in _ONCE]
+    for name in set(found) if len(found) > 1 else ():
+        if found.count(name) > 1:
+            shown = name.decode()
+            raise BadRequest(f"The header {shown} came {found.count(name)} times; send it once.", param=shown)
 
 
 async def read_body(incoming: Incoming, receive: Receive, limit_bytes: int) -> bytes:
@@ -199,6 +185,7 @@ async def serve_post(
     try:
         if cast(HTTPScope, scope)["method"] != "POST":
             raise MethodNotAllowed("This route takes POST.")
+        check_once(cast(HTTPScope, scope))
         incoming.body = await read_body(incoming, receive, manner.limit_bytes)
         departure = _Departure(scope, client)
         await handle(incoming, client)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -91,7 +91,7 @@ def _named(name: str, models: list[Model]) -> dict[str, Any]:
 
 
 def _entry(model: Model, offers: list[Offer], measured: _Speeds) -> dict[str, Any]:
-    cheapest = min(offers, key=lambda offer: (offer.price.input + offer.price.output, offer.provider))
+    cheapest = cheapest_of(offers)
     return {
         "id": model.id,
         "object": "model",
@@ -112,6 +112,11 @@ def _entry(model: Model, offers: list[Offer], measured: _Speeds) -> dict[str, An
         "quality": model.quality,
         "open_weights": model.open_weights,
     }
+
+
+def cheapest_of(offers: Sequence[Offer]) -> Offer:
+    """Return the offer whose price is shown for a model."""
+    return min(offers, key=lambda offer: (offer.price.input + offer.price.output, offer.provider))
 
 
 def _measured(seen: Measured | None) -> dict[str, float | None] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import uuid
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.api.cycle import Cycle, note_failure
+from router.api.ids import shown_request_id
 from router.errors import BadRequest, RouterError, Unavailable
 
 _log = logging.getLogger("router.api")
@@ -276,6 +278,7 @@ class BoundedProtocol(HttpToolsProtocol):
             b"content-type: application/json",
             b"content-length: %d" % len(body),
             b"connection: close",
+            b"x-request-id: " + _new_id().encode(),
             *(name + b": " + value for name, value in error.headers()),
         ]
         self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
@@ -334,12 +337,17 @@ def _while_stopping(app: ASGI3Application) -> ASGI3Application:
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", shown_request_id(scope["headers"], _new_id()).encode()),
             *error.headers(),
         ]
         await send({"type": "http.response.start", "status": error.status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     return stopping
+
+
+def _new_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
 
 
 def bounded(bounds: Bounds) -> type[BoundedProtocol]:

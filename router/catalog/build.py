@@ -73,6 +73,7 @@ def build_provider(name: str, table: ProviderFile, source: Source, report: Repor
         pay_to=table.pay_to,
         headers=tuple((header.lower(), text) for header, text in table.headers.items()),
         transport=table.transport,
+        output_limit=table.output_limit,
     )
 
 

@@ -37,6 +37,7 @@ def build_policy(source: Source, model_ids: Collection[str], report: Report) -> 
         aliases=_aliases(table.aliases, source, model_ids, report),
         expected_output_tokens={category: getattr(expected, category) for category in CATEGORIES},
         queue_s=float(table.limits.queue_s),
+        output_tokens=table.limits.output_tokens,
         session_idle_s=float(table.sessions.idle_s),
     )
 

@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
-from router.catalog.snapshot import Feature, Mode
+from router.catalog.snapshot import Feature, Mode, OutputLimit
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MAX_PRICE_USD_PER_MILLION = 100_000
@@ -215,6 +215,7 @@ class ProviderFile(_File):
     pay_to: Name | None = None
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(default_factory=dict)
     transport: Literal["fast", "stock"] = "fast"
+    output_limit: OutputLimit = "max_tokens"
 
 
 class PriceTable(_File):
@@ -329,9 +330,10 @@ class SessionsTable(_File):
 
 
 class QueueTable(_File):
-    """Say how long a request may wait for a full offer."""
+    """Say how long a request may wait for a full offer, and how much an answer without a bound may write."""
 
     queue_s: Annotated[_Decimal, Field(ge=0, le=600)] = Decimal(0)
+    output_tokens: Count | None = None
 
 
 class PolicyFile(_File):

@@ -16,6 +16,7 @@ CATEGORIES: tuple[Category, ...] = ("simple", "coding", "reasoning", "vision")
 Mode = Literal["cost", "balanced", "quality", "nitro", "floor"]
 MODES: tuple[Mode, ...] = ("cost", "balanced", "quality", "nitro", "floor")
 Feature = Literal["tools", "forced_tools", "json_schema", "json_mode", "reasoning"]
+OutputLimit = Literal["max_tokens", "max_completion_tokens", "none"]
 
 PICO_USD_PER_TOKEN_AT_1_USD_PER_MILLION = 1_000_000
 
@@ -85,7 +86,10 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Describe who serves offers: address, the name of the key's variable, time-outs, limits."""
+    """Describe who serves offers: address, the name of the key's variable, time-outs, limits.
+
+    `output_limit` is the field that bounds an answer there; `none`: the router sends no bound of its own.
+    """
 
     name: str
     title: str
@@ -97,6 +101,7 @@ class Provider:
     pay_to: str | None
     headers: tuple[tuple[str, str], ...]
     transport: Literal["fast", "stock"] = "fast"
+    output_limit: OutputLimit = "max_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +165,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Hold the operator's choices of policy.toml; `bands` are quality points below the best, per mode."""
+    """Hold the operator's choices of policy.toml; `bands` are quality points below the best, per mode.
+
+    `output_tokens` bounds the answers of requests that have no bound of their own.
+    """
 
     mode: Mode = "balanced"
     bands: dict[Category, dict[Literal["quality", "balanced", "cost"], float]] = field(default_factory=dict)
@@ -170,6 +178,7 @@ class Policy:
     aliases: dict[str, str] = field(default_factory=dict)
     expected_output_tokens: dict[Category, int] = field(default_factory=dict)
     queue_s: float = 0.0
+    output_tokens: int | None = None
     session_idle_s: float = 600.0
 
 

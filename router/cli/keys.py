@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -17,13 +16,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from router.access.described import described, state_of, usd_number
 from router.access.keys import ApiKey, Keys, NewKey
 from router.catalog.snapshot import Limits
-from router.cli.ledger import data_option, database, existing_database, has_database
+from router.cli.ledger import with_storage
+from router.cli.options import config_option, data_option, settings_of
 from router.ledger.accounts import Account
-from router.ledger.keystore import KeyStore
+from router.ledger.engines import has_storage
+from router.ledger.ledger import Storage
 from router.ledger.money import nusd_to_usd, usd_to_nusd
 from router.ledger.rows import utc_text
+
+if TYPE_CHECKING:
+    from router.settings import Settings
+
+T = TypeVar("T")
 
 
 class Usd(click.ParamType[int]):
@@ -43,11 +50,13 @@ USD = Usd()
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
-@contextmanager
-def _keys(data: Path, *, make: bool = False) -> Iterator[Keys]:
-    """Open the keys; only with `make` is a database made where none is."""
-    with database(data) if make else existing_database(data) as opened:
-        yield Keys(KeyStore(opened), clock=time.time, monotonic=time.monotonic)
+def _with_keys(settings: Settings, work: Callable[[Keys], Awaitable[T]], *, make: bool = False) -> T:
+    """Do some work with the keys; only with `make` is a database made where none is."""
+
+    async def run(storage: Storage) -> T:
+        return await work(Keys(storage.keys, clock=time.time, monotonic=time.monotonic))
+
+    return with_storage(settings, run, make=make)
 
 
 @click.group()
@@ -73,6 +82,7 @@ def keys() -> None:
     help="Last UTC day on which the key works.",
 )
 @json_option
+@config_option
 @data_option
 def create(
     name: str,
@@ -85,7 +95,8 @@ def create(
     models: tuple[str, ...],
     expires: datetime | None,
     as_json: bool,
-    data: Path,
+    config: Path | None,
+    data: Path | None,
 ) -> None:
     """Make a key. It is shown once and kept nowhere."""
     new = NewKey(
@@ -97,10 +108,10 @@ def create(
         models=models,
         last_day=expires.replace(tzinfo=UTC).date() if expires else None,
     )
-    with _keys(data, make=True) as store:
-        text, key = store.create(new)
+    settings = settings_of(config, data=data)
+    text, key = _with_keys(settings, lambda store: store.create(new), make=True)
     if as_json:
-        _print_json({"id": key.id, "key": text, "name": key.name, "credit_usd": _usd(credit)})
+        _print_json({"id": key.id, "key": text, "name": key.name, "credit_usd": usd_number(credit)})
         return
     click.echo(f"Made {key.id} for {key.name}. Copy the key now, it is not shown again:\n")
     click.echo(f"{text}\n")
@@ -109,18 +120,19 @@ def create(
 
 @keys.command("list")
 @json_option
+@config_option
 @data_option
-def list_(as_json: bool, data: Path) -> None:
+def list_(as_json: bool, config: Path | None, data: Path | None) -> None:
     """List the keys with their credit, spending and limits."""
-    if not has_database(data):  # as before the first start; a look makes none
-        click.echo(f"No keys yet: there is no database in {data}.", err=as_json)
+    settings = settings_of(config, data=data)
+    if not has_storage(settings.data, settings.storage_url):  # as before the first start; a look makes none
+        click.echo(f"No keys yet: there is no database in {settings.data}.", err=as_json)
         click.echo("[]" if as_json else "Make one: router keys create --name me --credit 5, or see --data.")
         return
-    with _keys(data) as store:
-        found = store.list()
+    found = _with_keys(settings, lambda store: store.list())
     now = utc_text(time.time())
     if as_json:
-        _print_json([_described(key, account, now) for key, account in found])
+        _print_json([described(key, account, now) for key, account in found])
         return
     if not found:
         click.echo("No keys yet. Make one: router keys create --name me --credit 5")
@@ -137,7 +149,7 @@ def list_(as_json: bool, data: Path) -> None:
             nusd_to_usd(account.charged_nusd),
             _limits(key, account),
             "\n".join(key.models) or "all",
-            _state(key, now),
+            state_of(key, now),
         )
         table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)
@@ -147,15 +159,23 @@ def list_(as_json: bool, data: Path) -> None:
 @keys.command()
 @click.argument("key_id", metavar="ID")
 @click.argument("usd", type=USD)
-@click.option("--reference", help="Your id of the payment; the same one again adds nothing.")
+@click.option(
+    "--id", "--reference", "reference", help="Your id of the payment; the same one again adds nothing."
+)
 @json_option
+@config_option
 @data_option
-def topup(key_id: str, usd: int, reference: str | None, as_json: bool, data: Path) -> None:
+def topup(
+    key_id: str, usd: int, reference: str | None, as_json: bool, config: Path | None, data: Path | None
+) -> None:
     """Add credit to a key; it is prepaid from then on."""
-    with _keys(data) as store:
-        added, balance = store.topup(key_id, usd, source="cli", external_id=reference or uuid.uuid4().hex)
+    payment = reference or uuid.uuid4().hex
+    added, balance = _with_keys(
+        settings_of(config, data=data),
+        lambda store: store.topup(key_id, usd, source="cli", external_id=payment),
+    )
     if as_json:
-        _print_json({"id": key_id, "added": added, "credit_usd": _usd(balance)})
+        _print_json({"id": key_id, "added": added, "credit_usd": usd_number(balance)})
     elif added:
         click.echo(f"Added {nusd_to_usd(usd)} USD to {key_id}: {nusd_to_usd(balance)} USD.")
     else:
@@ -165,40 +185,15 @@ def topup(key_id: str, usd: int, reference: str | None, as_json: bool, data: Pat
 @keys.command()
 @click.argument("key_id", metavar="ID")
 @json_option
+@config_option
 @data_option
-def revoke(key_id: str, as_json: bool, data: Path) -> None:
+def revoke(key_id: str, as_json: bool, config: Path | None, data: Path | None) -> None:
     """Stop a key for good; a running service refuses it within a second."""
-    with _keys(data) as store:
-        store.revoke(key_id)
+    _with_keys(settings_of(config, data=data), lambda store: store.revoke(key_id))
     if as_json:
         _print_json({"id": key_id, "revoked": True})
     else:
         click.echo(f"Revoked {key_id}.")
-
-
-def _described(key: ApiKey, account: Account, now: str) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "hint": key.hint,
-        "state": _state(key, now),
-        "prepaid": key.prepaid,
-        "credit_usd": _usd(account.balance_nusd if key.prepaid else None),
-        "held_usd": _usd(account.held_nusd),
-        "spent_usd": _usd(account.charged_nusd),
-        "spent_day_usd": _usd(account.day_charged_nusd),
-        "spent_month_usd": _usd(account.month_charged_nusd),
-        "budget_day_usd": _usd(account.budget_day_nusd),
-        "budget_month_usd": _usd(account.budget_month_nusd),
-        "requests": account.requests,
-        "concurrency": key.limits.concurrency,
-        "rpm": key.limits.rpm,
-        "tpm": key.limits.tpm,
-        "models": key.models,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-        "created_at": key.created_at,
-    }
 
 
 def _limits(key: ApiKey, account: Account) -> str:
@@ -210,17 +205,6 @@ def _limits(key: ApiKey, account: Account) -> str:
         ("USD/month", None if account.budget_month_nusd is None else nusd_to_usd(account.budget_month_nusd)),
     )
     return "\n".join(f"{name} {value}" for name, value in named if value is not None) or "none"
-
-
-def _state(key: ApiKey, now: str) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    return "expired" if key.expires_at is not None and key.expires_at <= now else "active"
-
-
-def _usd(nusd: int | None) -> msgspec.Raw | None:
-    """Return an amount as the exact JSON number that no float could carry."""
-    return None if nusd is None else msgspec.Raw(nusd_to_usd(nusd).encode())
 
 
 def _print_json(value: Any) -> None:

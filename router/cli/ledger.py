@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
@@ -14,55 +16,41 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from router.cli.options import config_option, data_option, settings_of
 from router.errors import RouterError
-from router.ledger import books
+from router.ledger.engines import has_storage, open_storage
+from router.ledger.ledger import Storage
 from router.ledger.money import nusd_to_usd
-from router.ledger.sqlite import FILE, Database
+from router.ledger.rows import Difference, Rolled, Row
 
-data_option = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".router"),
-    show_default=True,
-    envvar="ROUTER_DATA",
-    help="Folder of the service's data.",
-)
+if TYPE_CHECKING:
+    from router.settings import Settings
+
+T = TypeVar("T")
 
 
-@contextmanager
-def database(data: Path) -> Iterator[Database]:
-    """Open the database in `data`; what goes wrong inside ends the command with its message."""
-    try:
-        opened = Database(data / FILE)
-        try:
-            yield opened
-        finally:
-            opened.close()
-    except (RouterError, ValueError) as fault:
-        raise click.ClickException(str(fault)) from fault
+def with_storage(settings: Settings, work: Callable[[Storage], Awaitable[T]], *, make: bool = False) -> T:
+    """Do some work with the database; what goes wrong in it ends the command with its message.
 
-
-def has_database(data: Path) -> bool:
-    """Tell whether a database is in `data`; what keeps one from being looked for, its opening tells."""
-    try:
-        (data / FILE).stat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
-@contextmanager
-def existing_database(data: Path) -> Iterator[Database]:
-    """Open the database that is in `data`; where none is, none is made and the command ends."""
-    if not has_database(data):
+    Only with `make` is a database made in a folder that has none.
+    """
+    if not make and not has_storage(settings.data, settings.storage_url):
         raise click.ClickException(
-            f"there is no database in {data}: name the service's folder with --data or ROUTER_DATA"
+            f"there is no database in {settings.data}: name the service's folder with --data or ROUTER_DATA"
             " (`router serve` and `router keys create` make one)"
         )
-    with database(data) as opened:
-        yield opened
+
+    async def run() -> T:
+        storage = await open_storage(settings.data, settings.storage_url)
+        try:
+            return await work(storage)
+        finally:
+            await storage.close()
+
+    try:
+        return asyncio.run(run())
+    except (RouterError, ValueError) as fault:
+        raise click.ClickException(str(fault)) from fault
 
 
 @click.group()
@@ -71,50 +59,93 @@ def ledger() -> None:
 
 
 @ledger.command()
+@config_option
 @data_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, amounts in nano-USD.")
-def export(data: Path, as_json: bool) -> None:
+def export(config: Path | None, data: Path | None, as_json: bool) -> None:
     """Print every row, oldest first."""
-    with existing_database(data) as opened:
-        if as_json:
-            encoder = msgspec.json.Encoder()
-            for row in books.rows(opened):
-                sys.stdout.buffer.write(encoder.encode(row) + b"\n")
-            return
-        table = Table(box=SIMPLE_HEAD)
-        for title in ("when", "request", "account", "kind", "USD", "balance", "tokens", "model", "provider"):
-            table.add_column(title, overflow="fold")
-        for row in books.rows(opened):
-            tokens = "" if row.prompt_tokens is None else f"{row.prompt_tokens}+{row.completion_tokens}"
-            table.add_row(
-                row.created_at,
-                row.request_id,
-                row.account,
-                row.kind + (" (estimated)" if row.estimated else ""),
-                nusd_to_usd(row.amount_nusd),
-                nusd_to_usd(row.balance_after_nusd),
-                tokens,
-                row.model or "",
-                row.provider or "",
-            )
-        Console().print(table)
+    show = _write_json if as_json else _print_table
+    with_storage(settings_of(config, data=data), show)
 
 
 @ledger.command()
+@config_option
 @data_option
-def check(data: Path) -> None:
-    """Recompute every balance from the rows; exit 1 when one differs."""
+def check(config: Path | None, data: Path | None) -> None:
+    """Recompute every balance from the rows, and read the whole database; exit 1 when anything is wrong."""
     started_s = time.monotonic()
-    with existing_database(data) as opened:
-        differences = books.check(opened)
+
+    async def look(storage: Storage) -> tuple[list[Difference], list[str]]:
+        return await storage.books.check(), await storage.books.faults()
+
+    differences, faults = with_storage(settings_of(config, data=data), look)
     for found in differences:
         click.echo(
             f"{found.account}: {found.column} is {nusd_to_usd(found.stored_nusd)} USD,"
             f" its rows make {nusd_to_usd(found.recomputed_nusd)} USD"
         )
-    if differences:
+    for fault in faults:
+        click.echo(fault)
+    if differences or faults:
         raise click.ClickException(
-            f"{len(differences)} differences: the database was changed by something else than the router;"
-            " stop the service and restore a backup"
+            f"{len(differences) + len(faults)} differences: the database was changed by something else than"
+            " the router; stop the service and restore a backup"
         )
     click.echo(f"Every balance follows from the rows ({time.monotonic() - started_s:.2f} s).")
+
+
+@ledger.command()
+@click.option(
+    "--before",
+    required=True,
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="DATE",
+    help="Requests that ended before this UTC day are folded; today at the latest.",
+)
+@config_option
+@data_option
+def rollup(before: datetime, config: Path | None, data: Path | None) -> None:
+    """Fold old requests into one row a day, account and model; payments and every sum stay.
+
+    What a folded request cost is known no more: its receipt is gone. Export the rows first to keep them.
+    """
+    if before.date() > datetime.now(UTC).date():
+        raise click.ClickException("the day has not ended: --before takes today (UTC) or an earlier day")
+    day = f"{before:%Y-%m-%d}"
+
+    async def fold(storage: Storage) -> Rolled:
+        if await storage.books.check():
+            raise ValueError("the books differ already; `router ledger check` says where")
+        return await storage.books.roll_up(day)
+
+    rolled = with_storage(settings_of(config, data=data), fold)
+    click.echo(f"Folded {rolled.folded} rows from before {day} into {rolled.made}.")
+
+
+async def _write_json(storage: Storage) -> None:
+    encoder = msgspec.json.Encoder()
+    async for row in storage.books.rows():
+        sys.stdout.buffer.write(encoder.encode(row) + b"\n")
+
+
+async def _print_table(storage: Storage) -> None:
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("when", "request", "account", "kind", "USD", "balance", "tokens", "model", "provider"):
+        table.add_column(title, overflow="fold")
+    async for row in storage.books.rows():
+        table.add_row(*_cells(row))
+    Console().print(table)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.created_at,
+        row.request_id,
+        row.account,
+        row.kind + (" (estimated)" if row.estimated else ""),
+        nusd_to_usd(row.amount_nusd),
+        nusd_to_usd(row.balance_after_nusd),
+        "" if row.prompt_tokens is None else f"{row.prompt_tokens}+{row.completion_tokens}",
+        row.model or "",
+        row.provider or "",
+    )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,11 +23,6 @@ if TYPE_CHECKING:
     from router.settings import Settings
 
 _BACKLOG = 2_048
-# uvloop accepts one connection a turn for each listening socket it has, and a turn of a busy loop takes
-# milliseconds: with one, the last of 256 clients that came at once waited two seconds.
-_ACCEPTS = 8
-_OPEN_FILES = 65_536
-_COLLECT_AFTER_OBJECTS = 20_000
 
 
 @click.command()
@@ -44,6 +37,11 @@ _COLLECT_AFTER_OBJECTS = 20_000
     "--access", type=click.Choice(["open", "paid"]), help="open: no key asked; paid: a key with credit."
 )
 @click.option("--log", type=click.Choice(["json", "text"]), help="Form of the log on standard error.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes that serve, default 1; limits stay exact.",
+)
 @click.option("--demo", is_flag=True, default=None, help="Answer from the built-in demo provider only.")
 @click.option("--insecure-open", is_flag=True, default=None, help="Allow open access on a public address.")
 def serve(
@@ -54,6 +52,7 @@ def serve(
     config: Path | None,
     access: str | None,
     log: str | None,
+    workers: int | None,
     demo: bool | None,
     insecure_open: bool | None,
 ) -> None:
@@ -66,12 +65,17 @@ def serve(
         data=data,
         access=access,
         log=log,
+        workers=workers,
         demo=demo,
         insecure_open=insecure_open,
     )
     running = _running_catalog(settings)
-    listener = _listen(settings.host, settings.port)
+    # Several workers have listening sockets of their own; what has listened once could not be theirs.
+    listener = _listen(settings.host, settings.port, listens=settings.workers == 1)
     click.echo(_banner(settings, running, listener.getsockname()[1]))
+    _try_storage(settings)
+    if settings.workers > 1:
+        raise SystemExit(_supervise(settings, listener))
     _run(settings, running, listener)
 
 
@@ -85,7 +89,7 @@ def _running_catalog(settings: Settings) -> RunningCatalog:
         return RunningCatalog(sources, asyncio.run(probe(sources.directory)))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, listens: bool) -> socket.socket:
     """Bind before anything is printed, so that the printed address is true."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; else small writes wait 40 ms.
@@ -93,7 +97,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        if listens:
+            listener.listen(_BACKLOG)
     except OSError as fault:
         listener.close()
         raise click.ClickException(
@@ -102,66 +107,65 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -> None:
-    import uvicorn
+def _try_storage(settings: Settings) -> None:
+    """End the command with the fix where the database server cannot be used."""
+    import asyncio
 
-    from router.api.protocol import Bounds, bounded
-    from router.app import create_app
     from router.errors import RouterError
+    from router.ledger.engines import check_storage
+
+    try:
+        asyncio.run(check_storage(settings.storage_url))
+    except RouterError as error:
+        raise click.ClickException(error.message) from None
+
+
+def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -> None:
+    from router.cli.server import accepting, server_of
     from router.telemetry.log import configure_logging
 
     configure_logging(settings.log)
-    try:
-        app = create_app(settings, running)
-    except RouterError as error:
-        raise click.ClickException(error.message) from None
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=bounded(
-                Bounds(connections=settings.max_connections, client_stall_s=settings.client_stall_s)
-            ),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=settings.grace_s,
-        )
-    )
-    _prepare_process()
-    signal.signal(signal.SIGHUP, lambda _signal, _frame: running.ask_reload())
-    # When it has stopped in good order, uvicorn raises the signal again under the handler found here.
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, _leave)
-    server.run(sockets=[listener, *(listener.dup() for _ in range(_ACCEPTS - 1))])
+    server = server_of(settings, running)
+    server.run(sockets=accepting(listener))
     if not server.started:
         raise click.ClickException("the service did not start; the log above says why")
 
 
-def _prepare_process() -> None:
-    """Take what the machine allows: open files, and a garbage collector that looks less often.
+def _supervise(settings: Settings, bound: socket.socket) -> int:
+    """Run several workers on an address that is bound; returns the exit status."""
+    import sys
+    import time
 
-    What was made so far lives as long as the process, and requests leave next to no cycles: collecting after
-    every 700 new objects cost 9 % of the time of a busy router.
-    """
-    import gc
-    import resource
+    import uvloop
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER_OBJECTS, 20, 20)
+    from router.telemetry.log import configure_logging
+    from router.workers.supervisor import Listeners, Supervisor
+
+    configure_logging(settings.log)
+
+    def command(pair: int, listener: int) -> list[str]:
+        return [sys.executable, *_module_path(), "-m", "router.cli.worker", str(pair), str(listener)]
+
+    async def run() -> int:
+        supervisor = Supervisor(
+            command,
+            Listeners(bound),
+            settings.plain(),
+            count=settings.workers,
+            grace_s=settings.grace_s,
+            clock=time.monotonic,
+        )
+        return await supervisor.run()
+
+    return uvloop.run(run())
 
 
-def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End the process well: to be asked to stop is not a fault."""
-    raise SystemExit(0)
+def _module_path() -> list[str]:
+    """Return Python's flag that keeps a folder `router` here from standing in for the installed package."""
+    import router
+
+    installed = Path(router.__file__).resolve().parents[1]
+    return [] if installed == Path.cwd().resolve() else ["-P"]
 
 
 def _banner(settings: Settings, running: RunningCatalog, port: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 from router.errors import OutOfCredit
@@ -54,7 +53,12 @@ class Account:
         self.completion_tokens += completion_tokens
 
     def refusal(self, hold: HoldRequest) -> OutOfCredit | None:
-        """Return why this account may not hold that amount: credit first, then its budgets."""
+        """Return why this account may not hold that amount: credit first, then its budgets.
+
+        What an idempotency key has paid for before is never refused.
+        """
+        if hold.amount_nusd == 0 and hold.claim is not None and hold.claim.cover_nusd:
+            return None
         return self.refuses(hold.amount_nusd, require_credit=hold.require_credit)
 
     def refuses(self, amount_nusd: int, *, require_credit: bool) -> OutOfCredit | None:
@@ -62,7 +66,9 @@ class Account:
         if require_credit and (self.balance_nusd <= 0 or self.available_nusd < amount_nusd):
             return OutOfCredit(
                 f"This account has {nusd_to_usd(self.available_nusd)} USD of credit left and this request may"
-                f" cost up to {nusd_to_usd(amount_nusd)} USD. Add credit, or lower max_tokens."
+                f" cost up to {nusd_to_usd(amount_nusd)} USD. Add credit, or lower max_tokens.",
+                needed_usd=nusd_to_usd(amount_nusd),
+                available_usd=nusd_to_usd(max(0, self.available_nusd)),
             )
         return self._over("day", self.budget_day_nusd, self.day_charged_nusd, amount_nusd) or self._over(
             "month", self.budget_month_nusd, self.month_charged_nusd, amount_nusd
@@ -91,17 +97,6 @@ class Account:
             f" and this request may cost up to {nusd_to_usd(amount)} USD. Wait for the next {period} (UTC),"
             " lower max_tokens, or ask for a larger budget.",
             name="budget_exceeded",
+            needed_usd=nusd_to_usd(amount),
+            available_usd=nusd_to_usd(left),
         )
-
-
-def read_account(connection: sqlite3.Connection, account_id: str) -> Account | None:
-    """Return an account as it is stored, None for one that was never used. Raises sqlite3.Error."""
-    row = connection.execute(_READ, (account_id,)).fetchone()
-    return Account(*row) if row else None
-
-
-_READ = """
-SELECT id, balance_nusd, held_nusd, charged_nusd, requests, prompt_tokens, completion_tokens,
-    day, day_charged_nusd, month, month_charged_nusd, budget_day_nusd, budget_month_nusd
-FROM accounts WHERE id = ?
-"""

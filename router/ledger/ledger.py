@@ -1,160 +1,139 @@
-"""The ledger of a running service: durable holds before the upstream call, one settle or release after it.
-
-Group commit: what arrives in one turn of the event loop is written in one transaction, on the loop's own
-thread (a thread hop a request costs more than the transaction). What must wait, waits elsewhere: a lock
-of another process is tried again from a timer, the disk is awaited and the WAL is copied in worker threads.
-"""
+"""What the service and the command line ask of storage: one interface, whichever engine keeps the books."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import sqlite3
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Self, cast
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Protocol
 
-from router.errors import InternalError, RouterError, Unavailable
+from router.errors import Unavailable
 from router.ledger.accounts import Account
-from router.ledger.books import account, release_dead
-from router.ledger.owners import FOLDER, Owner
-from router.ledger.posting import End, Entry, HoldEnded, Outcome, Poster, charge_of
-from router.ledger.rows import HoldRequest, Release, Settlement, utc_text
-from router.ledger.sqlite import FILE, RETRY_AFTER_S, Database, is_busy, unavailable
+from router.ledger.answers import Answers
+from router.ledger.journal import Journal
+from router.ledger.keystore import KeyStore
+from router.ledger.rows import ROLL_UP_ROWS, Difference, End, HoldRequest, Progress, Rolled, Row
 
-BATCH = 64
-LOCK_RETRY_S = 0.001
-STORAGE_RETRY_S = 1.0
-END_DELAY_S = 0.002
-SYNC_S = 0.1
-CHECKPOINT_COMMITS = 1_000
+RETRY_AFTER_S = 2
 
-_REFUSED = (
-    sqlite3.IntegrityError,
-    sqlite3.ProgrammingError,
-    sqlite3.InterfaceError,
-    OverflowError,
-    TypeError,
-    ValueError,
-)
-_log = logging.getLogger("router.ledger")
+Delivered = Callable[[str], Mapping[str, Progress]]
+"""Return what an owner that is dead now had delivered, by request id. Raises OSError."""
 
 
-class _Job(Entry, eq=False):
-    future: asyncio.Future[Outcome] | None  # None: nobody waits for it
-    deadline_s: float | None = None  # until when a lock is waited for, from the first time it was met
-    overdue: bool = False
+class Books(Protocol):
+    """Read and top up the books. Each method raises Unavailable."""
+
+    def rows(self) -> AsyncIterator[Row]:
+        """Yield every row of the ledger, oldest first, while others write."""
+        ...
+
+    async def rows_of(self, request_id: str) -> list[Row]:
+        """Return the rows of one request, oldest first."""
+        ...
+
+    async def request_rows(self, account_id: str, request_id: str) -> list[Row]:
+        """Return the rows of an account's request, of all of its holds, oldest first.
+
+        `request_id` is ours, or else the client's own: then it is the newest request that had it.
+        """
+        ...
+
+    async def check(self) -> list[Difference]:
+        """Recompute every sum from the rows and return what differs, in one consistent read.
+
+        balance = everything that rows did to it; held = holds without an end, which must also be the open
+        holds; charged = settles; and each row's `balance_after_nusd` follows from the one before.
+        """
+        ...
+
+    async def faults(self) -> list[str]:
+        """Say what is wrong beside the sums: in the database's own structure, in the idempotency keys."""
+        ...
+
+    async def roll_up(self, before: str, window_rows: int = ROLL_UP_ROWS) -> Rolled:
+        """Fold the requests that ended before a day (`2026-11-22`) into one settle a day, account and model.
+
+        Payments and what is open stay; sums and balances are compared before and after, in the transaction
+        that folds `window_rows`. Raises InternalError when they differ.
+        """
+        ...
+
+    async def topup(
+        self, account_id: str, amount_nusd: int, *, source: str, external_id: str, now: str
+    ) -> bool:
+        """Add credit, durably; return False when this payment was booked before.
+
+        `source` and `external_id` name the payment. Raises ValueError unless the amount is positive.
+        """
+        ...
+
+
+class Storage(Protocol):
+    """One open database: its keys and its books."""
 
     @property
-    def left(self) -> bool:
-        """Say whether this is a hold whose caller has gone."""
-        return self.end is None and self.future is not None and self.future.done()
+    def keys(self) -> KeyStore:
+        """Its API keys."""
+        ...
 
-    def answer(self, outcome: Outcome) -> None:
-        if self.future is None or self.future.done():
-            return
-        if isinstance(outcome, RouterError):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+    @property
+    def books(self) -> Books:
+        """Its rows and sums."""
+        ...
+
+    @property
+    def answers(self) -> Answers:
+        """Its answers that are kept for retries."""
+        ...
+
+    async def close(self) -> None:
+        """Give the database up."""
+        ...
 
 
-class Ledger:
+class Ledger(Storage, Protocol):
     """Write holds and their ends for one process, from one event loop.
 
     Every call of `hold` that returned is followed by exactly one end: `settle`, `release`, or `end` for those
     who do not wait. A second one changes nothing. An end that storage refuses is kept and tried again until
-    it is written: money that is owed is not forgotten because a disk was full for a minute.
-
-    Every write is in the kernel's hands when it is confirmed, so the death of this process at any moment
-    loses nothing. What a power cut may lose is the operator's choice: by default what was written since the
-    last confirmation of the disk, which is asked for every SYNC_S; with `sync_hold` a hold that needs credit
-    waits for the disk.
-
-    Measured by benchmarks/ledger.py on two shared cores, CPU us of the loop for a hold and its end at 1, 16
-    and 64 at once: 46, 18, 16, and 40, 265, 525 us until a hold is confirmed; with `sync_hold` 108, 24, 19
-    and 230, 550, 1,400 us. `synchronous = FULL` would stop the loop for each disk write.
+    it is written: money that is owed is not forgotten because a database was away for a minute.
     """
 
-    def __init__(
-        self, database: Database, owner: Owner, clock: Callable[[], float], wait_s: float, sync_hold: bool
-    ) -> None:
-        self.database = database
-        self._sync_hold = sync_hold
-        self._sync_timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._owner = owner
-        self._poster = Poster(database, owner.id)
-        self._clock = clock
-        self._wait_s = wait_s
-        self._workers = ThreadPoolExecutor(2, thread_name_prefix="ledger")
-        self._opened: dict[str, HoldRequest] = {}  # as the database has them
-        self._ending: set[str] = set()  # those of them whose end waits to be written
-        self._jobs: list[_Job] = []
-        self._timer: asyncio.Handle | None = None
-        self._end_timer: asyncio.TimerHandle | None = None
-        self._unsynced: list[_Job] = []
-        self._syncing: asyncio.Future[None] | None = None
-        self._checkpointing: asyncio.Task[None] | None = None
-        self._held_off = False
-        self._commits = 0
+    @property
+    def owner(self) -> str:
+        """The id under which this process holds, as `end_open_holds` names the dead."""
+        ...
 
-    @classmethod
-    def open(
-        cls, data: Path, *, clock: Callable[[], float], wait_s: float = 5.0, sync_hold: bool = False
-    ) -> Self:
-        """Open the ledger in the folder `data`; `clock` gives seconds since 1970.
+    @property
+    def journal(self) -> Journal:
+        """Where an answer is noted before its first byte goes out; the ledger takes it out at the end."""
+        ...
 
-        `wait_s` bounds how long a hold or an end waits for another process that writes; `sync_hold` makes
-        holds that need credit wait for the disk.
-        Raises Unavailable with the operator's fix.
-        """
-        database = Database(data / FILE)
-        try:
-            owner = Owner(data / FOLDER)
-        except (sqlite3.Error, OSError) as fault:
-            database.close()
-            raise Unavailable(
-                f"cannot use the folder {data / FOLDER}: {fault}; make it writable for this user",
-                name="storage_unavailable",
-                retry_after_s=RETRY_AFTER_S,
-            ) from fault
-        return cls(database, owner, clock, wait_s, sync_hold)
+    async def start(self) -> None:
+        """Begin, on the loop that will serve. Raises Unavailable with the operator's fix."""
+        ...
 
     async def hold(self, request: HoldRequest) -> None:
         """Set money aside; it is recorded when this returns, whatever happens to this process then.
 
-        Raises OutOfCredit, Unavailable, and InternalError for a request id that was used before.
+        Raises OutOfCredit, KeyInUse when another request has its idempotency key, Unavailable, and
+        InternalError for a request id that was used before.
         """
-        loop = self._running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        self._jobs.append(_Job(request, None, future))
-        if self._timer is None and not self._held_off:
-            self._timer = loop.call_soon(self._flush)
-        try:
-            await future
-        except asyncio.CancelledError:
-            self.end(Release(request.request_id))  # it may be written already, and nobody is left to end it
-            raise
+        ...
 
-    async def settle(self, settlement: Settlement) -> int | None:
-        """End a hold with a charge; return the nano-USD charged, None when the hold had already ended.
+    async def settle(self, end: End) -> int | None:
+        """End a hold; return the nano-USD charged, 0 for a release, None when the hold had already ended.
 
-        Where credit is required the charge is cut to the hold, with a warning in the log: the customer agreed
-        to no more, and the balance never falls below zero. `upstream_cost_nusd` is kept as it is.
+        The charge is cut to the hold, with a warning in the log: the customer agreed to no more, and no
+        balance and no budget is overrun. `upstream_cost_nusd` is kept as it is.
         Raises Unavailable when it cannot be written yet; it is then tried again every second.
         """
-        job = self._submit(settlement, self._running_loop().create_future())
-        return None if job is None or job.future is None else cast("int | None", await job.future)
+        ...
 
     async def release(self, request_id: str) -> bool:
         """End a hold without a charge; return False when it had already ended.
 
         Raises Unavailable like `settle`.
         """
-        job = self._submit(Release(request_id), self._running_loop().create_future())
-        return False if job is None or job.future is None else await job.future is not None
+        ...
 
     def end(self, end: End) -> int | None:
         """End a hold like `settle` or `release`, without waiting until it is written.
@@ -162,194 +141,31 @@ class Ledger:
         Returns the nano-USD that it charges, 0 for a release, None when this process had ended it already.
         What cannot be written yet is logged once and tried again every second; `close` writes what waits.
         """
-        job = self._submit(end, None)
-        return None if job is None else charge_of(job.hold, end)
+        ...
 
-    async def end_open_holds(self) -> int:
-        """Release the holds that dead processes of this database left open; return how many.
+    async def end_open_holds(self, delivered: Delivered | None = None) -> int:
+        """End the holds that dead processes of this database left open; return how many.
 
-        A running process's holds are never touched. Call it at start, and again from time to time where
-        several processes share the database. Raises Unavailable.
+        Those that `delivered` (by default their journals) knows of are settled as `estimated`, the charge cut
+        to the hold, less what their keys have paid; the others are released. A running process's holds are
+        never touched. Call it at start, and from time to time where several processes share the database.
+        Raises Unavailable.
         """
-        return release_dead(self.database, self._owner, utc_text(self._clock()))
+        ...
 
-    def account(self, account_id: str) -> Account:
-        """Return the sums of an account as of now. Raises Unavailable."""
-        return account(self.database, account_id, utc_text(self._clock()))
+    async def account(self, account_id: str) -> Account:
+        """Return the sums of an account as of now, zeros for one never used. Raises Unavailable."""
+        ...
 
     async def close(self) -> None:
-        """Write what waits, finish the disk work, give up the database; holds still open are logged."""
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + self._wait_s
-        while (self._jobs or self._syncing or self._checkpointing) and loop.time() < end_s:
-            if self._jobs:
-                self._flush()
-            await asyncio.sleep(LOCK_RETRY_S)
-        for timer in (self._timer, self._end_timer, self._sync_timer):
-            if timer is not None:
-                timer.cancel()
-        for job in self._jobs:
-            job.answer(InternalError("the ledger was closed before this could be written"))
-        if self._jobs or self._opened:
-            _log.error("closed with %d holds open; the next start releases them", len(self._opened))
-        self._workers.shutdown()
-        self._owner.close()
-        self.database.close()
+        """Write what waits, give up the database; holds still open are logged."""
+        ...
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:  # kept, since asking for it is a system call on Python 3.11
-            self._loop = asyncio.get_running_loop()
-        return self._loop
 
-    def _submit(self, end: End, future: asyncio.Future[Outcome] | None) -> _Job | None:
-        request_id = end.request_id
-        hold = self._opened.get(request_id)
-        if hold is None or request_id in self._ending:
-            return None
-        self._ending.add(request_id)
-        job = _Job(hold, end, future)
-        self._jobs.append(job)
-        if self._timer is None and self._end_timer is None:
-            self._wait_for_holds()
-        return job
-
-    def _wait_for_holds(self) -> None:
-        """Leave ends to the next request's hold, which as a rule takes them into its transaction."""
-        self._end_timer = self._running_loop().call_later(END_DELAY_S, self._flush_ends, self._commits)
-
-    def _flush_ends(self, commits: int) -> None:
-        """Write ends that no hold took along; younger ones wait once more, which saves a timer an end."""
-        self._end_timer = None
-        if not self._jobs or self._timer is not None:
-            return
-        if self._commits == commits:
-            self._flush()
-        else:
-            self._wait_for_holds()
-
-    def _flush(self) -> None:
-        """Write up to BATCH jobs; more wait for the next turn, so that others have the loop in between."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._held_off:
-            return
-        batch, self._jobs = self._jobs[:BATCH], self._jobs[BATCH:]
-        # A hold whose caller has left is not begun; an end is written whoever has left.
-        batch = [job for job in batch if not job.left]
-        try:
-            self._commit(batch)
-        finally:
-            if self._jobs and self._timer is None:
-                self._timer = self._running_loop().call_soon(self._flush)
-        if self._unsynced:
-            self._sync()
-        elif self._sync_timer is None and self._syncing is None:
-            self._sync_timer = self._running_loop().call_later(SYNC_S, self._sync)
-        self._checkpoint()
-
-    def _commit(self, batch: list[_Job]) -> None:
-        if not batch:
-            return
-        try:
-            outcomes = self._poster.post(batch, utc_text(self._clock()))
-        except (*_REFUSED, HoldEnded) as fault:
-            if len(batch) > 1:  # find the one, keep it from harming the others
-                for job in batch:
-                    self._commit([job])
-            else:
-                self._refuse(batch[0], fault)
-        except sqlite3.Error as fault:
-            self._defer(batch, fault)
-        else:
-            self._commits += 1
-            for job, outcome in zip(batch, outcomes, strict=True):
-                if job.end is not None:
-                    self._ended(job.hold, job.end, outcome)
-                elif outcome is None:
-                    self._opened[job.hold.request_id] = job.hold
-                    if self._sync_hold and job.hold.require_credit:
-                        self._unsynced.append(job)
-                        continue
-                job.answer(outcome)
-
-    def _ended(self, hold: HoldRequest, end: End, outcome: Outcome) -> None:
-        del self._opened[hold.request_id]
-        self._ending.discard(hold.request_id)
-        if isinstance(end, Settlement) and outcome != end.charge_nusd:
-            _log.warning("%s cost more than its hold: the charge was cut", hold.request_id)
-
-    def _refuse(self, job: _Job, fault: Exception) -> None:
-        request_id = job.hold.request_id
-        _log.error("the ledger refused %s: %r", job.end or job.hold, fault)
-        if job.end is not None:
-            self._ending.discard(request_id)
-        if isinstance(fault, HoldEnded):
-            self._opened.pop(request_id, None)
-            job.answer(None)
-        else:
-            job.answer(InternalError("The ledger refused this entry; the log says why."))
-
-    def _defer(self, batch: list[_Job], fault: sqlite3.Error) -> None:
-        """Try again soon while another process writes; else answer 503 and keep only the ends."""
-        loop = self._running_loop()
-        locked = is_busy(fault)
-        kept: list[_Job] = []
-        for job in batch:
-            if job.deadline_s is None:
-                job.deadline_s = loop.time() + self._wait_s
-            waits = locked and loop.time() < job.deadline_s
-            if not waits and not job.overdue:
-                job.overdue = True
-                _log.error("storage is unavailable for %s: %s", job.hold.request_id, fault)
-                job.answer(unavailable())
-            if waits or job.end is not None:
-                kept.append(job)
-        self._jobs[:0] = kept
-        if self._jobs and self._timer is None:
-            self._timer = loop.call_later(LOCK_RETRY_S if locked else STORAGE_RETRY_S, self._flush)
-
-    def _sync(self) -> None:
-        """Have the disk confirm the commits so far; those made meanwhile share the next confirmation."""
-        if self._sync_timer is not None:
-            self._sync_timer.cancel()
-            self._sync_timer = None
-        if self._syncing is None:
-            jobs, self._unsynced = self._unsynced, []
-            loop = self._running_loop()
-            self._syncing = loop.run_in_executor(self._workers, self.database.sync_wal)
-            self._syncing.add_done_callback(lambda done: self._synced(jobs, done))
-
-    def _synced(self, jobs: list[_Job], done: asyncio.Future[None]) -> None:
-        self._syncing = None
-        fault = done.exception()
-        if fault is not None:
-            _log.error("the disk did not confirm what was written: %s", fault)
-        for job in jobs:
-            if isinstance(fault, OSError):
-                job.answer(unavailable())
-                self.end(Release(job.hold.request_id))
-            else:
-                job.answer(None)
-        if self._unsynced:
-            self._sync()
-
-    def _checkpoint(self) -> None:
-        if self._commits >= CHECKPOINT_COMMITS and self._checkpointing is None:
-            self._commits = 0
-            self._checkpointing = asyncio.get_running_loop().create_task(self._copy_wal())
-
-    async def _copy_wal(self) -> None:
-        """Copy while writing goes on, then hold new batches off for the small rest."""
-        run = asyncio.get_running_loop().run_in_executor
-        try:
-            await run(self._workers, lambda: self.database.checkpoint(finish=False))
-            self._held_off = True
-            await run(self._workers, lambda: self.database.checkpoint(finish=True))
-        except sqlite3.Error as fault:
-            _log.warning("the WAL could not be copied, trying again later: %s", fault)
-        finally:
-            self._held_off = False
-            self._checkpointing = None
-            if self._jobs:
-                self._flush()
+def unavailable() -> Unavailable:
+    """Return the 503 for a storage fault; the detail belongs into the log."""
+    return Unavailable(
+        "The ledger cannot be used right now, so nothing was started or charged; try again shortly.",
+        name="storage_unavailable",
+        retry_after_s=RETRY_AFTER_S,
+    )

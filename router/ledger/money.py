@@ -33,6 +33,18 @@ def usd_to_nusd(text: str) -> int:
     return int(whole)
 
 
+def credited(balance_nusd: int, amount_nusd: int) -> int:
+    """Return a balance with a top-up. Raises ValueError for none, and for one that no account can hold."""
+    if amount_nusd <= 0:
+        raise ValueError("a top-up must be more than 0 USD")
+    if balance_nusd + amount_nusd > MAX_NUSD:
+        raise ValueError(
+            f"{nusd_to_usd(amount_nusd)} USD more is beyond what an account can hold (9.2 billion USD);"
+            f" it has {nusd_to_usd(balance_nusd)}"
+        )
+    return balance_nusd + amount_nusd
+
+
 def nusd_to_usd(nusd: int) -> str:
     """Return nano-USD as the shortest exact decimal text in USD, never with an exponent.
 

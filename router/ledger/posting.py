@@ -1,24 +1,21 @@
-"""Post a batch of holds, settles and releases in one transaction: the arithmetic of accounts.
+"""The arithmetic of a batch: what holds, settles and releases do to accounts, and the rows they become.
 
-Each account is written once a batch, and read only when someone else may have written since; rows go in by
-`executemany`. The batch is all or nothing, but for refused holds, which are outcomes.
+An engine brings the accounts, and writes what a batch has touched in one transaction, all or nothing but for
+refused holds, which are outcomes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from msgspec import Struct
 
-from router.errors import OutOfCredit, RouterError
-from router.ledger.accounts import Account, read_account
-from router.ledger.rows import HoldRequest, Release, Settlement
-from router.ledger.sqlite import Database
+from router.errors import KeyInUse, RouterError
+from router.ledger.accounts import Account
+from router.ledger.answers import Claim, StoredAnswer
+from router.ledger.money import MAX_NUSD
+from router.ledger.rows import End, HoldRequest, Progress, Release, Settlement
 
-ACCOUNTS = 1_024
-"""How many accounts are remembered; with more of them the memory starts anew."""
-
-End = Settlement | Release
 Outcome = RouterError | int | None
 """hold: None or the refusal; settle: the charge in nano-USD; release: 0."""
 
@@ -35,65 +32,80 @@ class Entry(Struct, eq=False):
 
 
 def charge_of(hold: HoldRequest, end: End) -> int:
-    """Return what ending a hold charges, in nano-USD: where credit is required, no more than was held."""
-    if isinstance(end, Release):
-        return 0
-    return min(end.charge_nusd, hold.amount_nusd) if hold.require_credit else end.charge_nusd
+    """Return what ending a hold charges, in nano-USD: no more than was held."""
+    return 0 if isinstance(end, Release) else min(end.charge_nusd, hold.amount_nusd)
 
 
-class Poster:
-    """Write the batches of one process; `owner` names it in `open_holds`.
+def end_of(hold: HoldRequest, delivered: Mapping[str, Progress]) -> End:
+    """Return how a hold ends whose process is dead: charged for what was delivered, if anything was.
 
-    The sums of accounts are remembered from batch to batch. They are read again when another connection has
-    committed (`PRAGMA data_version`, sqlite.org/pragma.html#pragma_data_version), when this one has by
-    `Database.transaction`, and when a batch failed. All are asked inside the transaction, under its lock.
+    Less what its key has paid before; where that is all, the key keeps it for one more retry.
     """
+    progress = delivered.get(hold.request_id)
+    cover_nusd = hold.claim.cover_nusd if hold.claim is not None else 0
+    if progress is None:
+        return Release(hold.request_id)
+    # Not below nothing, whatever the note of a process that died says: it must not keep a hold open for good.
+    settlement = Settlement(
+        request_id=hold.request_id,
+        prompt_tokens=max(0, progress.prompt_tokens),
+        completion_tokens=max(0, progress.completion_tokens),
+        charge_nusd=max(0, progress.charge_nusd - cover_nusd),
+        upstream_cost_nusd=max(0, progress.upstream_cost_nusd),
+        model=progress.model,
+        provider=progress.provider,
+        estimated=True,
+        cover_nusd=MAX_NUSD,  # the customer is not at fault: whatever the retry costs
+    )
+    if cover_nusd and settlement.charge_nusd == 0:
+        return Release(hold.request_id, delivered=settlement)
+    return settlement
 
-    def __init__(self, database: Database, owner: str) -> None:
-        self._database = database
-        self._cursor = database.connection.cursor()
+
+def key_in_use() -> KeyInUse:
+    """Return the 409 for a key whose request runs."""
+    return KeyInUse(
+        "A request with this Idempotency-Key still runs. Send it again in a moment to get its answer.",
+        param="idempotency-key",
+        retry_after_s=1,
+    )
+
+
+class KeyEnd(Struct, frozen=True, gc=False):
+    """What becomes of a key when a hold with it ends; neither an answer nor cover: it is free again."""
+
+    account: str
+    key: str
+    request_id: str
+    cover_nusd: int
+    answer: StoredAnswer | None
+
+
+class Posting:
+    """Apply entries to accounts; `owner` is who ends the holds that begin here."""
+
+    def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._seen = (0, 0)
-        self._remembered: dict[str, Account] = {}
+        self._now = ""
         self._forget()
-
-    def post(self, entries: Sequence[Entry], now: str) -> list[Outcome]:
-        """Write every entry in one transaction, or none; `now` is their `created_at`.
-
-        Raises HoldEnded, sqlite3.IntegrityError for a request id that was used before, and sqlite3.Error.
-        """
-        run = self._cursor.execute
-        run("BEGIN IMMEDIATE")
-        try:
-            self._begin(now)
-            outcomes = [self._apply(entry.hold, entry.end) for entry in entries]
-            if self._rows:
-                self._write()
-            run("COMMIT")
-            if self._rows:  # else a new day may have begun in memory alone
-                self._remembered = self._accounts
-        finally:
-            self._forget()
-            if self._database.connection.in_transaction:
-                run("ROLLBACK")
-        return outcomes
 
     def _forget(self) -> None:
         self._accounts: dict[str, Account] = {}
         self._touched: dict[str, Account] = {}
-        self._begun: list[tuple[str, str, int, str]] = []
+        self._begun: list[tuple[str, str, int, str, int]] = []
         self._ended: list[tuple[str]] = []
         self._rows: list[tuple[str | int | None, ...]] = []
+        self._keyed: dict[tuple[str, str], str | None] = {}
+        self._key_claims: list[tuple[str, str, bytes, str, int, str]] = []
+        self._key_ends: list[KeyEnd] = []
 
-    def _begin(self, now: str) -> None:
-        """Take the remembered sums, if they still hold; a batch that fails does not give them back."""
-        self._now = now
-        version = self._cursor.execute("PRAGMA data_version").fetchone()[0]
-        seen = (version, self._database.transactions)
-        if seen == self._seen and len(self._remembered) <= ACCOUNTS:
-            self._accounts = self._remembered
-        self._seen = seen
-        self._remembered = {}
+    def _read(self, account_id: str) -> Account:
+        """Return an account that the batch has not brought."""
+        raise NotImplementedError
+
+    def _read_key(self, account_id: str, key: str) -> str | None:
+        """Return the hold that the row of an idempotency key names, None where there is no row."""
+        raise NotImplementedError
 
     def _apply(self, hold: HoldRequest, end: End | None) -> Outcome:
         account = self._touched.get(hold.account) or self._touch(hold.account)
@@ -101,27 +113,56 @@ class Poster:
             return self._hold(account, hold)
         account.held_nusd -= hold.amount_nusd
         self._ended.append((hold.request_id,))
+        if hold.claim is not None and hold.idempotency_key is not None:
+            self._leave_key(hold, hold.idempotency_key, hold.claim, end)
+        charge = charge_of(hold, end)
         if isinstance(end, Settlement):
-            return self._settle(account, hold, end)
-        self._release(account, hold)
-        return 0
+            self._book(account, hold, "settle", charge, end)
+        else:
+            self._book(account, hold, "release", hold.amount_nusd, end.delivered)
+        return charge
+
+    def _take_key(self, hold: HoldRequest, key: str, claim: Claim) -> KeyInUse | None:
+        at = (hold.account, key)
+        holder = self._keyed[at] if at in self._keyed else self._read_key(*at)
+        if holder != claim.after:
+            return key_in_use()
+        self._keyed[at] = hold.request_id
+        begun_at = claim.begun_at or self._now
+        self._key_claims.append((*at, claim.body, hold.request_id, claim.cover_nusd, begun_at))
+        return None
+
+    def _leave_key(self, hold: HoldRequest, key: str, claim: Claim, end: End) -> None:
+        """Note what becomes of a key; engines write claims first, and ends only for holds that have it."""
+        cover_nusd = 0
+        if isinstance(end, Settlement):
+            cover_nusd = charge_of(hold, end) if end.cover_nusd is None else end.cover_nusd
+        elif not end.covered:
+            cover_nusd = claim.cover_nusd
+        if end.answer is not None:
+            cover_nusd = 0
+        self._keyed[hold.account, key] = hold.request_id if end.answer or cover_nusd else None
+        self._key_ends.append(KeyEnd(hold.account, key, hold.request_id, cover_nusd, end.answer))
 
     def _touch(self, account_id: str) -> Account:
         account = self._accounts.get(account_id)
         if account is None:
-            account = read_account(self._database.connection, account_id) or Account(account_id)
-            self._accounts[account_id] = account
+            self._accounts[account_id] = account = self._read(account_id)
         account.roll(self._now)
         self._touched[account_id] = account
         return account
 
-    def _hold(self, account: Account, hold: HoldRequest) -> OutOfCredit | None:
-        refusal = account.refusal(hold)
+    def _hold(self, account: Account, hold: HoldRequest) -> RouterError | None:
+        refusal: RouterError | None = account.refusal(hold)
+        if refusal is None and hold.claim is not None and hold.idempotency_key is not None:
+            refusal = self._take_key(hold, hold.idempotency_key, hold.claim)
         if refusal is not None:
             return refusal
         amount = hold.amount_nusd
         account.held_nusd += amount
-        self._begun.append((hold.request_id, account.id, amount, self._owner))
+        self._begun.append(
+            (hold.request_id, account.id, amount, self._owner, 1 if hold.require_credit else 0)
+        )
         self._rows.append(
             (
                 hold.request_id,
@@ -144,94 +185,30 @@ class Poster:
         )
         return None
 
-    def _settle(self, account: Account, hold: HoldRequest, end: Settlement) -> int:
-        charge = charge_of(hold, end)
-        account.charge(charge, end.prompt_tokens, end.completion_tokens)
+    def _book(
+        self, account: Account, hold: HoldRequest, kind: str, amount: int, told: Settlement | None
+    ) -> None:
+        """Write the end of a hold; `told` is what was delivered, None where nothing was."""
+        charge = amount if kind == "settle" else 0
+        if told is not None:
+            account.charge(charge, told.prompt_tokens, told.completion_tokens)
         self._rows.append(
             (
                 hold.request_id,
                 hold.client_request_id,
                 account.id,
-                "settle",
-                charge,
+                kind,
+                amount,
                 -charge,
-                end.upstream_cost_nusd,
+                told.upstream_cost_nusd if told else None,
                 account.balance_nusd,
-                end.prompt_tokens,
-                end.completion_tokens,
-                end.model,
-                end.provider,
+                told.prompt_tokens if told else None,
+                told.completion_tokens if told else None,
+                told.model if told else hold.model,
+                told.provider if told else hold.provider,
                 hold.catalog,
-                int(end.estimated),
+                1 if told and told.estimated else 0,  # SQLite is slow with a bool
                 hold.idempotency_key,
                 self._now,
             )
         )
-        return charge
-
-    def _release(self, account: Account, hold: HoldRequest) -> None:
-        self._rows.append(
-            (
-                hold.request_id,
-                hold.client_request_id,
-                account.id,
-                "release",
-                hold.amount_nusd,
-                0,
-                None,
-                account.balance_nusd,
-                None,
-                None,
-                hold.model,
-                hold.provider,
-                hold.catalog,
-                0,
-                hold.idempotency_key,
-                self._now,
-            )
-        )
-
-    def _write(self) -> None:
-        many = self._cursor.executemany
-        # First, since a hold that another process has ended would spoil the account's sums too.
-        if self._ended and many(_END_HOLD, self._ended).rowcount != len(self._ended):
-            raise HoldEnded
-        for account in self._touched.values():
-            self._write_account(account)
-        if self._begun:
-            many(_BEGIN_HOLD, self._begun)
-        many(_WRITE_ROW, self._rows)
-
-    def _write_account(self, account: Account) -> None:
-        run = self._cursor.execute
-        columns = (
-            account.balance_nusd,
-            account.held_nusd,
-            account.charged_nusd,
-            account.requests,
-            account.prompt_tokens,
-            account.completion_tokens,
-            account.day,
-            account.day_charged_nusd,
-            account.month,
-            account.month_charged_nusd,
-            account.id,
-        )
-        if run(_WRITE_ACCOUNT, columns).rowcount == 0:
-            run("INSERT INTO accounts (id, created_at) VALUES (?, ?)", (account.id, self._now))
-            run(_WRITE_ACCOUNT, columns)
-
-
-_BEGIN_HOLD = "INSERT INTO open_holds (request_id, account, amount_nusd, owner) VALUES (?, ?, ?, ?)"
-_END_HOLD = "DELETE FROM open_holds WHERE request_id = ?"
-_WRITE_ACCOUNT = """
-UPDATE accounts SET balance_nusd = ?, held_nusd = ?, charged_nusd = ?, requests = ?, prompt_tokens = ?,
-    completion_tokens = ?, day = ?, day_charged_nusd = ?, month = ?, month_charged_nusd = ?
-WHERE id = ?
-"""
-_WRITE_ROW = """
-INSERT INTO ledger (request_id, client_request_id, account, kind, amount_nusd, delta_nusd, upstream_cost_nusd,
-    balance_after_nusd, prompt_tokens, completion_tokens, model, provider, catalog, estimated,
-    idempotency_key, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""

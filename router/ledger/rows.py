@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from router.ledger.answers import Claim, StoredAnswer
+
 Kind = Literal["hold", "settle", "release", "topup", "refund", "adjust"]
 
 
@@ -26,8 +28,9 @@ def _second_text(unix_s: int) -> str:
 class HoldRequest(Struct, frozen=True, gc=False):
     """Ask to set money aside before an upstream is called.
 
-    `amount_nusd` is the worst case of the chosen offer; `require_credit` refuses the hold when the account's
-    free credit is smaller, and makes its settle never exceed it.
+    `amount_nusd` is the worst case of the chosen offer, less what `claim` covers; a settle never exceeds it.
+    `require_credit` refuses the hold when the account's free credit is smaller. `claim` reserves
+    `idempotency_key` for it.
     """
 
     request_id: str
@@ -39,10 +42,15 @@ class HoldRequest(Struct, frozen=True, gc=False):
     catalog: str
     idempotency_key: str | None
     require_credit: bool
+    claim: Claim | None = None
 
 
 class Settlement(Struct, frozen=True, gc=False):
-    """End a hold with a charge: real usage, and the model and provider that answered."""
+    """End a hold with a charge: real usage, and the model and provider that answered.
+
+    Where the hold has an idempotency key: `answer` is kept for a retry; without one a retry need not pay
+    `cover_nusd` again, None for what is charged here.
+    """
 
     request_id: str
     prompt_tokens: int
@@ -52,12 +60,37 @@ class Settlement(Struct, frozen=True, gc=False):
     model: str
     provider: str
     estimated: bool = False
+    answer: StoredAnswer | None = None
+    cover_nusd: int | None = None
 
 
 class Release(Struct, frozen=True, gc=False):
-    """End a hold without a charge."""
+    """End a hold without a charge.
+
+    Where the hold has an idempotency key: `answer` is kept for a retry; `delivered` is what an earlier charge
+    of the key has paid for, written with the release so that a key has one settle and no cost is lost;
+    `covered` says that this has used that charge up.
+    """
 
     request_id: str
+    answer: StoredAnswer | None = None
+    covered: bool = False
+    delivered: Settlement | None = None
+
+
+End = Settlement | Release
+
+
+class Progress(Struct, frozen=True, gc=False):
+    """How much of an answer had been delivered when its process died, and what it is worth by then."""
+
+    request_id: str
+    prompt_tokens: int
+    completion_tokens: int
+    charge_nusd: int
+    upstream_cost_nusd: int
+    model: str
+    provider: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +112,17 @@ class Row:
     estimated: bool
     idempotency_key: str | None
     created_at: str
+
+
+ROLL_UP_ROWS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """How many rows of the ledger were folded, into how many."""
+
+    folded: int
+    made: int
 
 
 @dataclass(frozen=True, slots=True)

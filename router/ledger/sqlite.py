@@ -1,7 +1,7 @@
 """The embedded database: one SQLite file in WAL mode, private to its user, at the newest migration.
 
-The hot path (`router.ledger.ledger`) writes with `synchronous = NORMAL` and never waits for a lock or a disk
-on the event loop; rare writes (keys, top-ups) go through `transaction`, which waits for both.
+The hot path (`router.ledger.sqlite_ledger`) writes with `synchronous = NORMAL` and never waits for a lock or
+a disk on the event loop; rare writes (keys, top-ups) go through `transaction`, which waits for both.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from importlib import resources
 from pathlib import Path
 
 from router.errors import Unavailable
+from router.ledger.accounts import Account
+from router.ledger.ledger import RETRY_AFTER_S, unavailable
+from router.ledger.migrations import migrations
 
 FILE = "router.db"
+MIGRATIONS = "sqlite_migrations"
 RARE_WAIT_S = 5.0
-RETRY_AFTER_S = 2
 
 _log = logging.getLogger("router.ledger")
 
@@ -83,6 +85,11 @@ class Database:
                 run("PRAGMA synchronous = NORMAL")
                 run("PRAGMA busy_timeout = 0")
 
+    def try_write(self) -> None:
+        """Write what is there already, to see whether the disk takes it. Raises Unavailable."""
+        with self.transaction() as connection:
+            connection.execute(f"PRAGMA user_version = {_version(connection)}")
+
     def sync_wal(self) -> None:
         """Wait until every commit so far is on the disk. For a worker thread; raises OSError.
 
@@ -125,22 +132,10 @@ def is_busy(fault: sqlite3.Error) -> bool:
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def unavailable() -> Unavailable:
-    """Return the 503 for a storage fault; the detail belongs into the log."""
-    return Unavailable(
-        "The ledger cannot be used right now, so nothing was started or charged; try again shortly.",
-        name="storage_unavailable",
-        retry_after_s=RETRY_AFTER_S,
-    )
-
-
-def migrations() -> list[tuple[int, str]]:
-    """Return (number, SQL) of every packaged migration, in order."""
-    folder = resources.files("router.ledger") / "migrations"
-    files = sorted(
-        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name
-    )
-    return [(int(file.name.split("_", 1)[0]), file.read_text("utf-8")) for file in files]
+def read_account(connection: sqlite3.Connection, account_id: str) -> Account | None:
+    """Return an account as it is stored, None for one that was never used. Raises sqlite3.Error."""
+    row = connection.execute(_READ, (account_id,)).fetchone()
+    return Account(*row) if row else None
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -149,7 +144,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     `PRAGMA user_version` is the number of the last one. Raises sqlite3.Error, also for a database that a
     newer router has written.
     """
-    known = migrations()
+    known = migrations(MIGRATIONS)
     for number, sql in known:
         if _version(connection) >= number:
             continue
@@ -197,3 +192,8 @@ def _connect(path: Path, *, any_thread: bool = False) -> sqlite3.Connection:
 
 
 _datasync = getattr(os, "fdatasync", os.fsync)  # macOS and Windows have no fdatasync
+_READ = """
+SELECT id, balance_nusd, held_nusd, charged_nusd, requests, prompt_tokens, completion_tokens,
+    day, day_charged_nusd, month, month_charged_nusd, budget_day_nusd, budget_month_nusd
+FROM accounts WHERE id = ?
+"""

@@ -143,7 +143,11 @@ def refusal(decision: Decision) -> RouterError:
     name = need.asked.model or "the request"
     text = f"No offer fits: {name} {_tightest(decision, tightest, stopped)}."
     if tightest == "credit":
-        return OutOfCredit(text)
+        return OutOfCredit(
+            text,
+            needed_usd=nusd_to_usd(min(x.figure for x in stopped)),
+            available_usd=nusd_to_usd(max(0, need.credit_nusd or 0)),
+        )
     return NothingFits(text, param=_PARAMS.get(tightest))
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -43,6 +43,7 @@ NO_TABLE = "none"
 _TTFT_S = (0.001, 600.0)
 _TOK_S = (0.1, 10_000.0)
 _MOST_TOKENS = 1_000_000
+_LEAST_WEIGHT = 0.05  # of what other replicas are told
 _NO_BLOCKS: Mapping[Key, Blocked] = {}
 _NO_TOKENS: Mapping[Category, int] = {}
 
@@ -71,6 +72,16 @@ class Measured(Struct, frozen=True):
     outcomes: Mapping[str, float]
 
 
+class Sightings(Struct, array_like=True):
+    """What one process saw, for the others: sums and weights, (provider, upstream model) first.
+
+    An offer's are of seconds to the first token and of seconds per token, a category's of output tokens.
+    """
+
+    offers: list[tuple[str, str, float, float, float, float]] = []
+    categories: list[tuple[Category, float, float]] = []
+
+
 @dataclass(slots=True)
 class _Mean:
     """An average that forgets; what came since the last tick is not aged yet."""
@@ -85,6 +96,14 @@ class _Mean:
     def age(self, factor: float) -> None:
         self.weight *= factor
         self.total *= factor
+
+    def with_others(self, others: Iterable[tuple[float, float]]) -> _Mean:
+        """Return the average of this one and of others, (total, weight), each by its weight."""
+        mean = _Mean(self.weight, self.total)
+        for total, weight in others:
+            mean.total += total
+            mean.weight += weight
+        return mean
 
     @property
     def value(self) -> float | None:
@@ -248,25 +267,44 @@ class LiveTable:
         """Return what needs the operator's attention, oldest first."""
         return self._breakers.alerts()
 
-    def tick(self, catalog: Snapshot) -> Published | None:
+    def sightings(self) -> Sightings:
+        """Return what was seen here lately."""
+        return Sightings(
+            [
+                (*key, seen.ttft_s.total, seen.ttft_s.weight, seen.token_s.total, seen.token_s.weight)
+                for key, seen in self._offers.items()
+                if seen.ttft_s.weight >= _LEAST_WEIGHT
+            ],
+            [(name, seen.tokens.total, seen.tokens.weight) for name, seen in self._categories.items()],
+        )
+
+    def tick(self, catalog: Snapshot, others: Iterable[Sightings] = ()) -> Published | None:
         """Age what was seen and publish what has moved; to be called every TICK_S.
 
-        Returns the new table when it changed. What is known of offers that left the catalog is dropped.
+        `others` is what other replicas saw. Returns the new table when it changed. What is known of offers
+        that left the catalog is dropped.
         """
         now_s = self._clock()
         factor = 0.5 ** (max(0.0, now_s - self._aged_s) / HALF_LIFE_S)
         self._aged_s = now_s
         self._adopt(catalog)
+        elsewhere = _Elsewhere(others)
+        for key in elsewhere.offers:
+            if key in self._priors:
+                self._offers.setdefault(key, _Offer())
+        for category in elsewhere.categories:
+            self._categories.setdefault(category, _Category())
         speeds = {key: value for key, value in self.published.speeds.items() if key in self._offers}
         for key, offer in self._offers.items():
             self._age(offer, factor)
-            self._move_speed(key, offer, speeds)
+            self._move_speed(key, offer, elsewhere.offers.get(key, []), speeds)
         output_tokens = dict(self.published.output_tokens)
         priors = {**self._default_output_tokens, **catalog.policy.expected_output_tokens}
         for category, learned in self._categories.items():
             learned.tokens.age(factor)
             if category in priors:
-                _move_tokens(category, learned, priors[category], output_tokens)
+                seen = learned.tokens.with_others(elsewhere.categories.get(category, []))
+                _move_tokens(category, learned, seen, priors[category], output_tokens)
         table_id = content_id(speeds, output_tokens)
         if table_id == self.published.id:
             return None
@@ -290,22 +328,43 @@ class LiveTable:
         for kind in offer.outcomes:
             offer.outcomes[kind] *= factor
 
-    def _move_speed(self, key: Key, offer: _Offer, speeds: dict[Key, tuple[float, float]]) -> None:
+    def _move_speed(
+        self, key: Key, offer: _Offer, others: list[_Seen], speeds: dict[Key, tuple[float, float]]
+    ) -> None:
         prior = self._priors[key]
         shown = speeds.get(key, prior)
-        ttft_s = round(_blend(prior[0], offer.ttft_s.value, offer.ttft_s.weight), 3)
-        tok_s = round(_blend(prior[1], offer.tok_s, offer.token_s.weight), 1)
+        first = offer.ttft_s.with_others([seen[0] for seen in others])
+        token = offer.token_s.with_others([seen[1] for seen in others])
+        ttft_s = round(_blend(prior[0], first.value, first.weight), 3)
+        tok_s = round(_blend(prior[1], None if token.value is None else 1 / token.value, token.weight), 1)
         offer.differed = offer.differed + 1 if _differs(ttft_s, shown[0]) or _differs(tok_s, shown[1]) else 0
         if offer.differed >= MOVES_AFTER:
             speeds[key] = (ttft_s, tok_s)
             offer.differed = 0
 
 
+_Seen = tuple[tuple[float, float], tuple[float, float]]
+
+
+class _Elsewhere:
+    """What other replicas saw, by offer and by category: (total, weight) of each."""
+
+    def __init__(self, others: Iterable[Sightings]) -> None:
+        self.offers: dict[Key, list[_Seen]] = {}
+        self.categories: dict[Category, list[tuple[float, float]]] = {}
+        for seen in others:
+            for provider, model, ttft, ttft_weight, token, token_weight in seen.offers:
+                pair = (ttft, ttft_weight), (token, token_weight)
+                self.offers.setdefault((provider, model), []).append(pair)
+            for category, total, weight in seen.categories:
+                self.categories.setdefault(category, []).append((total, weight))
+
+
 def _move_tokens(
-    category: Category, learned: _Category, prior: int, output_tokens: dict[Category, int]
+    category: Category, learned: _Category, seen: _Mean, prior: int, output_tokens: dict[Category, int]
 ) -> None:
     shown = output_tokens.get(category, prior)
-    tokens = round(_blend(prior, learned.tokens.value, learned.tokens.weight))
+    tokens = round(_blend(prior, seen.value, seen.weight))
     learned.differed = learned.differed + 1 if _differs(tokens, shown) else 0
     if learned.differed >= MOVES_AFTER:
         output_tokens[category] = tokens

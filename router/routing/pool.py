@@ -16,7 +16,7 @@ from router.catalog.snapshot import Category, Model, Offer, Policy
 from router.routing.need import Need
 from router.routing.quality import Categorised, quality_of
 from router.routing.sheet import SLACK, SLACK_NUSD, Aim, aim_of
-from router.routing.table import Table, indices
+from router.routing.table import CONTEXT_RESERVE, Table, indices
 
 # Scores this much above the lowest are as good; estimates are no finer.
 TIE = 1.02
@@ -58,7 +58,11 @@ class Live(Struct, frozen=True, gc=False):
 
 
 class Candidate(Struct, frozen=True):
-    """An offer that passed every filter; `max_nusd` is the worst-case charge, which is what is held."""
+    """An offer that passed every filter; `max_nusd` is the worst-case charge, which is what is held.
+
+    `output_tokens` bounds each choice: the request goes upstream with it. None where the window is a tighter
+    bound, which the upstream knows better.
+    """
 
     model: Model
     offer: Offer
@@ -66,6 +70,7 @@ class Candidate(Struct, frozen=True):
     expected_nusd: int
     max_nusd: int
     seconds: float
+    output_tokens: int | None = None
 
 
 class Figures(Struct, frozen=True, gc=False):
@@ -87,7 +92,13 @@ def expected_output_tokens(need: Need, categorised: Categorised, live: Live, pol
     if category is not None:
         usual = live.output_tokens.get(category) or policy.expected_output_tokens.get(category)
     expected = usual or _DEFAULT_OUTPUT_TOKENS[category]
-    return expected if need.output_tokens is None else min(expected, need.output_tokens)
+    most = most_output_tokens(need, policy)
+    return expected if most is None else min(expected, most)
+
+
+def most_output_tokens(need: Need, policy: Policy) -> int | None:
+    """Return the most that a choice may write, as the client says, else as the operator; None: no bound."""
+    return policy.output_tokens if need.output_tokens is None else need.output_tokens
 
 
 def band_points(need: Need, categorised: Categorised, policy: Policy) -> float:
@@ -116,6 +127,7 @@ class Pool:
         "inside",
         "listed",
         "main",
+        "most_output",
         "need",
         "output_tokens",
         "pinned",
@@ -135,6 +147,7 @@ class Pool:
         self.table = table
         self.policy = policy
         self.aim: Aim = aim_of(need.mode)
+        self.most_output = most_output_tokens(need, policy)
         self.output_tokens = expected_output_tokens(need, categorised, live, policy)
         self.sheet = table.sheet(policy, live.speeds, need.at, need.prompt_tokens)
         self.pinned, self.cached_tokens = -1, 0
@@ -200,7 +213,7 @@ class Pool:
         bound = need.prompt_tokens_bound
         tiered = among & table.calendar.tiered_below(bound)
         flat = table.sheet(self.policy, self.sheet.source, need.at, 0)
-        sure, perhaps = flat.covered(among & ~tiered, cap_nusd, bound, need.output_tokens, need.choices)
+        sure, perhaps = flat.covered(among & ~tiered, cap_nusd, bound, self.most_output, need.choices)
         for i in indices((perhaps & ~sure) | tiered):
             if self.worst_nusd(i) <= cap_nusd:
                 sure |= 1 << i
@@ -210,8 +223,19 @@ class Pool:
         """Return the most that an offer can charge: the prompt's bound, the whole output of every choice."""
         need, offer = self.need, self.table.offers[i]
         prompt = min(need.prompt_tokens_bound, offer.context)
-        output = min(need.output_tokens or offer.max_output, offer.max_output) * need.choices
+        output = self.output_bound(i) * need.choices
         return worst_nusd(offer, self.policy, need.at, Tokens(prompt, output))
+
+    def output_bound(self, i: int) -> int:
+        """Return the most tokens that a choice of an offer may have."""
+        largest = self.table.offers[i].max_output
+        return largest if self.most_output is None else min(self.most_output, largest)
+
+    def sent_bound(self, i: int) -> int | None:
+        """Return what a request carries of that: a bound beside which the prompt would not fit is refused."""
+        need, bound = self.need, self.output_bound(i)
+        window = self.table.offers[i].context - int(need.prompt_tokens * CONTEXT_RESERVE)
+        return bound if need.output_tokens is not None or bound <= window else None
 
     def wished(self, among: int) -> int:
         """Keep those that have what most servers have under some name: JSON mode, reasoning effort."""
@@ -269,6 +293,7 @@ class Pool:
             figures.expected_nusd,
             self.worst_nusd(i),
             figures.seconds,
+            self.sent_bound(i),
         )
 
     def names(self, i: int) -> tuple[str, str, str]:

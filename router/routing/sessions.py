@@ -12,7 +12,9 @@ its event loop; a restart forgets conversations, which costs each of them one un
 from __future__ import annotations
 
 import hashlib
+import math
 
+import msgspec
 from msgspec import Struct
 
 from router.catalog.snapshot import Category, Offer
@@ -30,6 +32,7 @@ _SYSTEM_CHARS = 256  # a prompt's later lines often tell the time
 _USER_CHARS = 2_000
 _LONGEST_NAME = 64
 _GOING_SHARE = 0.75  # of the bound, at most, for conversations that went on
+_SAME_S = 0.5  # what an age may be off by on its way: one's own answer does not come back as a later one
 _HARD: tuple[Category, ...] = ("coding", "reasoning")
 _Key = tuple[str, str]
 
@@ -189,6 +192,33 @@ class Sessions:
             state.simple_s = now_s
         self._put(key, state, going=before is not None, expired_s=now_s - idle_s)
 
+    def told(self, account: str, session: Session, now_s: float) -> bytes | None:
+        """Return what is known of a conversation, for another replica; its times are ages."""
+        state = self._state((account, session.id))
+        if state is None:
+            return None
+        aged = msgspec.structs.replace(
+            state,
+            used_s=now_s - state.used_s,
+            hard_s=now_s - state.hard_s,
+            simple_s=None if state.simple_s is None else now_s - state.simple_s,
+        )
+        return _encode(aged)
+
+    def learn(self, account: str, session: Session, told: bytes, age_s: float, now_s: float) -> None:
+        """Take what another replica told `age_s` ago, unless a later answer is known here."""
+        try:
+            state = _STATE.decode(told)
+        except msgspec.DecodeError:  # a replica of another version
+            return
+        then_s = now_s - age_s
+        state.used_s, state.hard_s = then_s - state.used_s, then_s - state.hard_s
+        state.simple_s = None if state.simple_s is None else then_s - state.simple_s
+        key = (account, session.id)
+        known = self._state(key)
+        if known is None or known.used_s + _SAME_S < state.used_s:
+            self._put(key, state, going=True, expired_s=-math.inf)
+
     def _state(self, key: _Key) -> _State | None:
         return self._going.get(key) or self._once.get(key)
 
@@ -209,6 +239,10 @@ class Sessions:
         if oldest is None:
             return False
         return oldest.used_s < expired_s or not self._once or len(self._going) > self._bound * _GOING_SHARE
+
+
+_STATE = msgspec.msgpack.Decoder(_State)
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def _carry_on(state: _State, before: _State, cached_tokens: int) -> None:

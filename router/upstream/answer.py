@@ -18,7 +18,17 @@ _EMPTY = (b"null", b'""', b"[]", b"{}")
 class _Message(Struct):
     content: Raw = _NULL
     reasoning_content: Raw = _NULL
+    reasoning: Raw = _NULL
+    refusal: Raw = _NULL
     tool_calls: Raw = _NULL
+    function_call: Raw = _NULL
+    audio: Raw = _NULL
+
+    @property
+    def parts(self) -> tuple[Raw, ...]:
+        """Return everything that tokens were spent on, `null` where there is none."""
+        text = (self.content, self.reasoning_content, self.reasoning, self.refusal)
+        return (*text, self.tool_calls, self.function_call, self.audio)
 
 
 class _Choice(Struct):
@@ -72,8 +82,7 @@ def read_completion(body: bytes, meter: Meter) -> Answer:
     completion = _decode(body)
     delivered = Delivered()
     for choice in completion.choices or ():
-        message = choice.message
-        for part in (message.content, message.reasoning_content, message.tool_calls):
+        for part in choice.message.parts:
             if part != _NULL:
                 delivered.add(max(0, len(memoryview(part)) - 2))
     bill = meter.bill(None if completion.usage == _NULL else completion.usage, delivered)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import httpx2 as httpx
@@ -18,7 +21,30 @@ from router.wire import RequestBody
 
 # Of the client's headers only these go upstream; none of them can name an address, a key or a cookie.
 FORWARDED = ("traceparent", "tracestate", "x-request-id", "http-referer", "x-title")
+_BOUND = re.compile(r"max_?(?:completion_|output_|new_)?tokens", re.IGNORECASE)
+_log = logging.getLogger("router.upstream")
 _FORWARDED = tuple((name, name.encode()) for name in FORWARDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked of whom; `output_tokens` bounds each choice, None leaves that to the client's body."""
+
+    provider: Provider
+    offer: Offer
+    body: RequestBody
+    output_tokens: int | None = None
+
+    def payload(self, *, bounded: bool) -> bytes:
+        """Return the body for the upstream."""
+        field = self.provider.output_limit
+        bound = (field, self.output_tokens) if self.output_tokens is not None and field != "none" else None
+        return self.body.for_upstream(self.offer.upstream_model, bound if bounded else None)
+
+    @property
+    def adds_bound(self) -> bool:
+        """Tell whether the bound is the router's and not the client's."""
+        return self.output_tokens is not None and self.body.max_output_tokens is None
 
 
 class Sender:
@@ -35,33 +61,25 @@ class Sender:
         self._environ = environ
         self._now = now
         self._agent = f"llm-router/{version}".encode()
+        self._unbounded: dict[tuple[str, str], Offer] = {}  # refused a bound that the catalog says they take
         self._fixed: dict[str, tuple[Provider, str, tuple[tuple[bytes, bytes], ...]]] = {}
 
-    async def answer(
-        self, provider: Provider, offer: Offer, body: RequestBody, trace: Mapping[str, str], meter: Meter
-    ) -> Answer:
+    async def answer(self, asked: Ask, trace: Mapping[str, str], meter: Meter) -> Answer:
         """Get a whole answer; raises `AttemptFault`."""
-        exchange = await self._open(provider, offer, body, trace)
+        exchange = await self._open(asked, trace)
         try:
             return read_completion(await read_body(exchange), meter)
         finally:
             await exchange.aclose()
 
     async def stream(
-        self,
-        provider: Provider,
-        offer: Offer,
-        body: RequestBody,
-        trace: Mapping[str, str],
-        meter: Meter,
-        wish: UsageWish,
-        error_style: ErrorCodeStyle,
+        self, asked: Ask, trace: Mapping[str, str], meter: Meter, wish: UsageWish, error_style: ErrorCodeStyle
     ) -> StreamRelay:
         """Get a streamed answer up to its first content; raises `AttemptFault`.
 
         The caller closes the relay, which closes the call.
         """
-        exchange = await self._open(provider, offer, body, trace)
+        exchange = await self._open(asked, trace)
         relay = StreamRelay(exchange, meter, wish, error_style)
         try:
             if not _is_event_stream(exchange):
@@ -74,17 +92,41 @@ class Sender:
             raise
         return relay
 
-    async def _open(
-        self, provider: Provider, offer: Offer, body: RequestBody, trace: Mapping[str, str]
-    ) -> Exchange:
+    async def _open(self, asked: Ask, trace: Mapping[str, str]) -> Exchange:
+        """Call; an offer that refuses a bound that we have added is called again without it."""
+        offer = asked.offer
+        bounded = not asked.adds_bound or self._unbounded.get(offer.key) is not offer
+        try:
+            return await self._call(asked, trace, bounded=bounded)
+        except AttemptFault as fault:
+            if not (bounded and asked.adds_bound and _refuses_bound(fault)):
+                raise
+            if fault.kind == "refused":  # else this prompt alone was too long for it
+                self._note_refusal(asked)
+        return await self._call(asked, trace, bounded=False)
+
+    def _note_refusal(self, asked: Ask) -> None:
+        """Send an offer no bound of ours any more, until the catalog changes."""
+        self._unbounded[asked.offer.key] = asked.offer
+        _log.warning(
+            "%s at %s refuses %s = %s and is called without it: correct max_output in the model's file, or"
+            " output_limit in the provider's",
+            asked.offer.model,
+            asked.offer.provider,
+            asked.provider.output_limit,
+            asked.output_tokens,
+        )
+
+    async def _call(self, asked: Ask, trace: Mapping[str, str], *, bounded: bool) -> Exchange:
+        provider = asked.provider
         url, fixed = self._call_head(provider)
-        accept = b"text/event-stream" if body.stream else b"application/json"
+        accept = b"text/event-stream" if asked.body.stream else b"application/json"
         headers = (
             *fixed,
             (b"accept", accept),
             *[(sent, trace[name].encode("latin-1", "ignore")) for name, sent in _FORWARDED if name in trace],
         )
-        call = Call(url, headers, body.for_upstream(offer.upstream_model), provider.timeouts)
+        call = Call(url, headers, asked.payload(bounded=bounded), provider.timeouts)
         transport = self._transports.get(provider.name) or self._transports[provider.transport]
         try:
             exchange = await transport.open(call)
@@ -113,6 +155,12 @@ class Sender:
         url = provider.base_url.rstrip("/") + "/chat/completions"
         self._fixed[provider.name] = (provider, url, tuple(headers))
         return url, tuple(headers)
+
+
+def _refuses_bound(fault: AttemptFault) -> bool:
+    return (
+        fault.kind in ("refused", "too_long") and _BOUND.search(f"{fault.param} {fault.detail}") is not None
+    )
 
 
 def _is_event_stream(exchange: Exchange) -> bool:

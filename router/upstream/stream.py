@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from router.errors import ErrorCodeStyle, RouterError, UpstreamBroke, UpstreamTimeout
+from router.ledger.journal import Tariff
 from router.upstream.exchange import Exchange
 from router.upstream.faults import AttemptFault, from_error_object, from_exception
 from router.upstream.sse import DONE, Event, EventReader, EventTooLargeError, event_bytes
@@ -117,7 +118,11 @@ class StreamRelay:
 
     def bill_so_far(self) -> Bill:
         """Bill what was delivered; for a client that left before the end."""
-        return self.bill or self._meter.bill(self._usage, self.delivered)
+        return self.bill or self._bill()
+
+    def tariff(self) -> Tariff:
+        """Return what the answer is worth as it grows, until `bill` says it."""
+        return self._meter.tariff()
 
     async def aclose(self) -> None:
         """End the call; a connection whose answer was read whole goes back to its pool."""
@@ -210,11 +215,14 @@ class StreamRelay:
                 self.delivered.add(len(memoryview(call)) // 2)
                 self.begun = True
 
+    def _bill(self) -> Bill:
+        return self._meter.bill(self._usage, self.delivered, whole=self._held is not None)
+
     def _finish_if_whole(self) -> bool:
         """Write the end of a stream whose finish chunk has come; False when it has not."""
         if self._held is None:
             return False
-        self.bill = self._meter.bill(self._usage, self.delivered)
+        self.bill = self._bill()
         held = _without_usage(self._held)
         if self._wish == "finish_chunk":
             self._ready.append(event_bytes(_with_usage(self._held, self.bill.usage)))
@@ -241,7 +249,7 @@ class StreamRelay:
 
     def _fail(self, fault: AttemptFault) -> None:
         """End a stream that broke after it had begun: what was delivered is billed, and the client told."""
-        self.bill = self._meter.bill(self._usage, self.delivered)
+        self.bill = self._bill()
         self.broke = fault
         text = f"The upstream {fault.detail}; the answer is incomplete."
         self.fault = UpstreamTimeout(text) if fault.kind == "timeout" else UpstreamBroke(text)

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
 from router.catalog.price import Tokens, charge_nusd, cost_nusd, price_at
 from router.catalog.snapshot import Offer, Policy
+from router.ledger.journal import Tariff
 from router.ledger.money import nusd_to_usd
 
 # Providers send a token a delta, or several tokens in a long one.
 _SINGLE_TOKEN_BELOW_BYTES = 16
 _BYTES_PER_TOKEN = 4
+_PPM = 1_000_000
 
 
 class _Details(Struct):
@@ -70,23 +72,47 @@ class Meter(Struct, frozen=True, gc=False):
     at: datetime
     prompt_tokens: int
     choices: int
-    most_nusd: int | None = None  # what was held, where the customer agreed to no more
+    most_nusd: int | None = None  # what the customer agreed to: what was held, and what was paid before
+    paid_nusd: int = 0  # what an earlier request with the same Idempotency-Key was charged
 
-    def bill(self, reported: Raw | None, delivered: Delivered) -> Bill:
-        """Bill what the upstream reported, or an estimate where that cannot be true."""
-        usage = self._believable(reported)
+    def bill(self, reported: Raw | None, delivered: Delivered, *, whole: bool = True) -> Bill:
+        """Bill what the upstream reported, or an estimate where that cannot be true.
+
+        Of an answer that is not whole, what was reported is about some other moment: the prompt's part holds,
+        the completion is what was delivered. Where no token came, nothing is charged.
+        """
+        usage = self._believable(reported, delivered)
         if usage is None:
             tokens = Tokens(min(self.prompt_tokens, self.offer.context), delivered.tokens)
         else:
             tokens = _tokens(usage)
-        charge = charge_nusd(self.offer, self.policy, self.at, tokens)
+            if not whole:
+                tokens = structs.replace(tokens, completion=delivered.tokens)
+                usage = None
+        charge = charge_nusd(self.offer, self.policy, self.at, tokens) if tokens.completion else 0
         if self.most_nusd is not None:
             charge = min(charge, self.most_nusd)
         upstream = cost_nusd(price_at(self.offer, self.at, tokens.prompt), tokens)
-        shown = _shown(None if usage is None else reported, tokens, self._total(usage, tokens), charge)
+        due = max(0, charge - self.paid_nusd)
+        shown = _shown(None if usage is None else reported, tokens, self._total(usage, tokens), due)
         return Bill(tokens, charge, upstream, usage is None, shown)
 
-    def _believable(self, reported: Raw | None) -> _Usage | None:
+    def tariff(self) -> Tariff:
+        """Return what an answer is worth as it grows: as `bill` estimates it."""
+        prompt = min(self.prompt_tokens, self.offer.context)
+        price = price_at(self.offer, self.at, prompt)
+        charge, ppm = self.offer.charge or price, self.policy.markup_ppm
+        return Tariff(
+            prompt_tokens=prompt,
+            charge_base_pusd=prompt * charge.input,
+            charge_token_pusd=charge.output,
+            ppm=_PPM if self.offer.charge is not None else ppm,
+            most_nusd=self.most_nusd,
+            cost_base_pusd=prompt * price.input,
+            cost_token_pusd=price.output,
+        )
+
+    def _believable(self, reported: Raw | None, delivered: Delivered) -> _Usage | None:
         if reported is None:
             return None
         try:
@@ -94,7 +120,8 @@ class Meter(Struct, frozen=True, gc=False):
         except (msgspec.ValidationError, msgspec.DecodeError):
             return None
         most = 2 * self.offer.context
-        fits = 0 <= usage.prompt_tokens <= most and 0 <= usage.completion_tokens <= most * self.choices
+        least = min(delivered.tokens, 1)
+        fits = 0 <= usage.prompt_tokens <= most and least <= usage.completion_tokens <= most * self.choices
         return usage if fits else None
 
     def _total(self, usage: _Usage | None, tokens: Tokens) -> int:

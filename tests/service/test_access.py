@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from router.cli import main
 from tests.router import Answer, Offered, RouterServer, write_catalog
 from tests.service.walking import (
     Client,
     bearer,
-    database,
+    books_of,
     ledger_rows,
     make_key,
     question,
     request_id,
+    run_command,
     wait_end,
     wait_for,
 )
@@ -47,14 +47,19 @@ def catalog(up: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def open_router(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterServer]:
-    with RouterServer(catalog, tmp_path_factory.mktemp("open")) as server:
+def open_router(
+    catalog: Path, database_url: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RouterServer]:
+    with RouterServer(catalog, tmp_path_factory.mktemp("open"), database_url=database_url) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def paid(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterServer]:
-    with RouterServer(catalog, tmp_path_factory.mktemp("paid"), access="paid") as server:
+def paid(
+    catalog: Path, database_url: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RouterServer]:
+    folder = tmp_path_factory.mktemp("paid")
+    with RouterServer(catalog, folder, access="paid", database_url=database_url) as server:
         yield server
 
 
@@ -80,7 +85,7 @@ def worst_usd(router: RouterServer) -> Decimal:
 
 
 def keys_command(router: RouterServer, *arguments: str) -> Any:
-    result = CliRunner().invoke(main, ["keys", *arguments, "--json", "--data", str(router.data)])
+    result = run_command(router, "keys", *arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -153,7 +158,8 @@ def test_a_key_made_by_another_process_works_at_once_and_pays_for_itself(paid: R
         "1",
         "--json",
     ]
-    made = json.loads(subprocess.check_output([*command, "--data", str(paid.data)], timeout=30))
+    environ = {**os.environ, "ROUTER_DATABASE_URL": paid.database_url or ""}
+    made = json.loads(subprocess.check_output([*command, "--data", str(paid.data)], timeout=30, env=environ))
 
     got = ask(paid, made["key"])
 
@@ -332,13 +338,15 @@ def test_no_key_is_in_the_log_or_the_database(router: RouterServer) -> None:
 
     assert key not in router.log.getvalue()
     assert not any(key.encode() in file.read_bytes() for file in router.data.rglob("*") if file.is_file())
+    assert key not in books_of(router).dump()
 
 
 def test_the_books_of_all_these_requests_are_right(router: RouterServer) -> None:
-    with database(router):
-        result = CliRunner().invoke(main, ["ledger", "check", "--data", str(router.data)])
-        exported = CliRunner().invoke(main, ["ledger", "export", "--json", "--data", str(router.data)])
+    result = run_command(router, "ledger", "check")
+    exported = run_command(router, "ledger", "export", "--json")
+    told = run_command(router, "ledger", "export")
     assert (result.exit_code, "Every balance follows" in result.output) == (0, True)
     lines = [json.loads(line) for line in exported.stdout.splitlines()]
+    assert (told.exit_code, "topup" in told.stdout) == (0, True)
     assert {line["kind"] for line in lines} >= {"hold", "settle", "topup"}
     assert all(line["amount_nusd"] >= 0 and isinstance(line["amount_nusd"], int) for line in lines)

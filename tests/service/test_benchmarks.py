@@ -113,7 +113,9 @@ def test_the_benchmark_catalog_is_valid(tmp_path: Path) -> None:
     assert all(offer.unusable is None for model in catalog.models.values() for offer in model.offers)
 
 
-@pytest.mark.parametrize("module", ["compare", "echo", "guard", "load", "upstream"])
+@pytest.mark.parametrize(
+    "module", ["compare", "echo", "guard", "ledger_share", "load", "nothing_kept", "scaling", "upstream"]
+)
 def test_each_tool_explains_itself(module: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{module}", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

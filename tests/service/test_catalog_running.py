@@ -17,6 +17,7 @@ from router.app import World, create_app
 from router.running import RunningCatalog, Sources
 from router.settings import Settings
 from tests.router import Offered, RouterServer, write_catalog
+from tests.service.test_raw_sockets import Line
 from tests.service.walking import bearer, make_key, question, request_id, wait_end, wait_for
 from tests.upstream import ScriptedUpstream
 
@@ -211,6 +212,20 @@ def test_the_probes_answer(router: RouterServer, path: str) -> None:
     assert (got.status, got.json) == (200, {"status": "ok"})
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/healthz"])
+def test_a_probe_by_head_gets_the_same_without_a_body(router: RouterServer, path: str) -> None:
+    said = b"%b " + path.encode() + b" HTTP/1.1\r\nhost: x\r\n%b\r\n"
+    with Line(router, said % (b"GET", b"") + said % (b"HEAD", b"connection: close\r\n")) as line:
+        data = line.hear().data
+    (got, body), (head, rest) = (
+        answer.split(b"\r\n\r\n") for answer in data.replace(b"}HTTP", b"}\0HTTP").split(b"\0")
+    )
+    assert got.startswith(b"HTTP/1.1 200 ")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"content-length: %d" % len(body) in head.lower()
+    assert rest == b""
+
+
 def test_the_metrics_count_requests_tokens_and_money(router: RouterServer) -> None:
     def value(name: str) -> float:
         got = router.request("GET", "/metrics")
@@ -268,14 +283,20 @@ def test_the_schema_lists_every_route_and_no_other(
     documented = {(path, verb) for path, item in document["paths"].items() for verb in item}
     assert documented == app_routes(up, tmp_path)
     assert document["openapi"].startswith("3.1")
-    for path, verb in documented:
+    examples = {
+        "{model_id}": "test/plain",
+        "{request_id}": request_id(router.chat(model="test/plain")),
+        "{key_id}": make_key(router)[1],
+    }
+    for path, verb in sorted(documented, key=lambda route: route[1] == "delete"):
+        body = document["paths"][path][verb].get("requestBody", {}).get("content", {}).get("application/json")
         got = router.request(
             verb.upper(),
-            path.replace("{model_id}", "test/plain"),
-            question() if verb == "post" else None,
+            re.sub(r"\{\w+\}", lambda found: examples[found[0]], path),
+            None if body is None else body.get("example", question()),
             bearer(ADMIN_KEY) if path.startswith("/admin/") else None,
         )
-        assert got.status == 200, (verb, path)
+        assert got.status == 200, (verb, path, got.body)
     references = set(re.findall(r'"\$ref": ?"([^"]+)"', router.request("GET", "/openapi.json").body.decode()))
     assert references
     assert all(reference.startswith("#/components/") for reference in references)

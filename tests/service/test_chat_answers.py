@@ -99,14 +99,17 @@ def test_only_the_model_and_the_routers_own_fields_change_on_the_way_up(
     messages = '[{"content":"h\\u00e9 \\u0000 😀","role": "user","x_part": [ 1 ]}]'
     body = (
         f'{{"x_new": {{"a":[1, 2]}}, "model":"{MODEL}","messages":{messages},"seed":7,'
-        '"router":{"mode":"cost"},'
+        '"router":{"mode":"cost"},"max_tokens":900,'
         '"api_base":"http://169.254.169.254/","extra_headers":{"a":"b"},"models":["test/other"],"top_p":0.50}'
     )
 
     got = router.request("POST", "/v1/chat/completions", body.encode())
 
     assert got.status == 200
-    sent = f'{{"x_new":{{"a":[1, 2]}},"model":"{UPSTREAM}","messages":{messages},"seed":7,"top_p":0.50}}'
+    sent = (
+        f'{{"x_new":{{"a":[1, 2]}},"model":"{UPSTREAM}","messages":{messages},"seed":7,'
+        '"max_tokens":900,"top_p":0.50}'
+    )
     assert up.requests[-1].body.decode() == sent
 
 
@@ -122,7 +125,7 @@ def test_a_stream_asks_the_upstream_for_usage_and_keeps_other_stream_options(
 def test_a_prompt_passes_byte_for_byte(router: RouterServer, up: ScriptedUpstream, text: str) -> None:
     for escaped in (True, False):
         messages = json.dumps([{"role": "user", "content": text}], ensure_ascii=escaped)
-        body = f'{{"model":"{MODEL}","messages":{messages}}}'
+        body = f'{{"model":"{MODEL}","messages":{messages},"max_tokens":5}}'
         code = router.request("POST", "/v1/chat/completions", body.encode()).status
         unchanged = up.requests[-1].body == body.replace(MODEL, UPSTREAM).encode()
         assert (code, unchanged) == (200, True)  # a megabyte makes no readable difference
@@ -222,7 +225,7 @@ def test_an_unusable_request_id_is_replaced_by_ours(
     ("usage", "nusd"),
     [
         ({"prompt_tokens": 1_000, "completion_tokens": 500, "total_tokens": 1_500}, 2_000_000),
-        ({"prompt_tokens": 1, "completion_tokens": 0}, 1_000),
+        ({"prompt_tokens": 1, "completion_tokens": 1}, 3_000),
         ({"prompt_tokens": 9, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 5}}, 27_000),
         (
             {"prompt_tokens": 9, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": -5}},

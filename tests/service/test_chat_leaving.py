@@ -6,15 +6,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
 from router.ledger.rows import Row
+from router.ledger.sqlite import FILE, Database
 from tests.router import Offered, RouterServer, write_catalog
 from tests.service.walking import (
     Client,
     bearer,
-    database,
     ledger_rows,
     make_key,
     question,
@@ -166,7 +167,8 @@ def test_leaving_while_a_failed_request_waits_for_the_database_gives_the_keys_pl
     up.on("test/free", fail_later)
     client = Client(router, question(model="test/free"), bearer(key))
     up.wait_requests(1)
-    with database(router) as opened, opened.transaction():  # the release cannot be written meanwhile
+    # Within this block the release cannot be written.
+    with closing(Database(router.data / FILE)) as opened, opened.transaction():
         gate.open()
         up.wait_idle()
         client.leave()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.router import Offered, RouterServer, write_catalog
 from tests.service.walking import bearer, ledger_rows, make_key, question, request_id, wait_end
-from tests.upstream import ScriptedUpstream, status
+from tests.upstream import ScriptedUpstream, answer, status
 
 GOOD, CHEAP, ONE = "maker/good", "maker/cheap", "maker/one"
 LOW = {"simple": 40, "coding": 40, "reasoning": 40}
@@ -33,9 +33,12 @@ def serve(
 
 
 @pytest.fixture(scope="module")
-def router(up: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterServer]:
+def router(
+    up: ScriptedUpstream, database_url: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RouterServer]:
     models = Offered(GOOD), Offered(CHEAP, price=(0.5, 1.0), quality=LOW)
-    with serve(up, tmp_path_factory.mktemp("paid"), *models, access="paid") as server:
+    folder = tmp_path_factory.mktemp("paid")
+    with serve(up, folder, *models, access="paid", database_url=database_url) as server:
         yield server
 
 
@@ -74,6 +77,33 @@ def test_credit_that_reaches_nobody_is_402_and_a_decision_tells_what_is_needed(r
     assert told.json["chosen"]["model"] == GOOD
     assert got.error["name"] == "insufficient_credits"
     assert "0.001 USD of credit left and this request may cost up to 0.008" in got.error["message"]
+    assert got.error["available_usd"] == 0.001
+    assert f"up to {got.error['needed_usd']} USD" in got.error["message"]
+    assert got.error["needed_usd"] > 0.008
+
+
+def test_a_budget_that_is_used_up_says_what_is_left_of_it(router: RouterServer) -> None:
+    key, _ = make_key(router, "--credit", "5", "--budget-day", "0.002")
+    got = router.chat(headers=bearer(key))
+    assert (got.status, got.error["name"], got.error["available_usd"]) == (402, "budget_exceeded", 0.002)
+    assert got.error["needed_usd"] > 0.008
+
+
+def test_a_budget_holds_whatever_an_upstream_says_it_used(
+    up: ScriptedUpstream, database_url: str | None, tmp_path: Path
+) -> None:
+    usage = {"prompt_tokens": 150_000, "completion_tokens": 5, "total_tokens": 150_005}
+    up.on(ONE, answer("hi", usage=usage))
+    with serve(up, tmp_path, Offered(ONE), database_url=database_url) as server:
+        key, _ = make_key(server, "--budget-day", "0.02")
+        got = server.chat(headers=bearer(key), model=ONE)
+        settle = wait_end(server, request_id(got))
+        (hold,) = (x for x in ledger_rows(server) if (x.request_id, x.kind) == (request_id(got), "hold"))
+    assert (settle.kind, settle.amount_nusd) == ("settle", hold.amount_nusd)
+    assert settle.upstream_cost_nusd is not None
+    assert settle.upstream_cost_nusd > 20_000_000 > hold.amount_nusd
+    assert Decimal(got.headers["x-llm-router-cost-usd"]) == hold.amount_nusd * NANO
+    assert round(got.json["usage"]["cost"] * 1e9) == hold.amount_nusd
 
 
 def test_a_named_model_is_not_replaced_for_money(router: RouterServer) -> None:

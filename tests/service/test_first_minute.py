@@ -216,3 +216,13 @@ def test_a_wrong_line_of_router_toml_is_named(tmp_path: Path, text: str, said: s
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_away_ends_the_start_with_the_fix(tmp_path: Path) -> None:
+    url = "postgresql://me:hunter2@127.0.0.1:1/books"
+    ended = run_router(tmp_path, "serve", "--demo", "--port", "0", ROUTER_DATABASE_URL=url)
+    assert ended.returncode == 1
+    assert "cannot use the PostgreSQL database me@127.0.0.1:1/books" in ended.stderr
+    assert "ROUTER_DATABASE_URL" in ended.stderr
+    assert "hunter2" not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -220,7 +220,7 @@ def test_no_field_of_a_body_chooses_address_key_or_headers(
     assert request.header("authorization") == f"Bearer {OUR_KEY}"
     assert request.header("host") == f"127.0.0.1:{up.port}"
     assert {key.lower() for key, _ in request.headers} == ALWAYS_SENT
-    kept = {"model", "messages", "stream", "stream_options"} | ({"metadata"} & set(fields))
+    kept = {"model", "messages", "stream", "stream_options", "max_tokens"} | ({"metadata"} & set(fields))
     assert set(request.json) <= kept
 
 
@@ -231,7 +231,7 @@ def test_an_escaped_name_is_the_same_name(
     body = json.dumps(question(model=MODEL, api_base=evil.base_url)).replace("api_base", "api\\u005fbase")
 
     assert router.request("POST", "/v1/chat/completions", body.encode()).status == 200
-    assert set(up.requests[-1].json) == {"model", "messages"}
+    assert set(up.requests[-1].json) == {"model", "messages", "max_tokens"}
 
 
 @pytest.mark.parametrize("field", ["api_base", "base_url", "api_key", "headers", "provider"])
@@ -272,3 +272,14 @@ def test_no_address_of_an_image_is_fetched(
 
     assert router.chat(model=MODEL, messages=[{"role": "user", "content": [image]}]).status == 200
     assert up.requests[-1].json["messages"][0]["content"] == [image]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/nope"), ("GET", "/v1/chat/completions"), ("POST", "/")]
+)
+def test_an_error_shows_the_client_s_id_where_it_is_usable(
+    router: RouterServer, method: str, path: str
+) -> None:
+    assert router.request(method, path, None, {"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+    ours = router.request(method, path, None, {"x-request-id": "x" * 200}).headers["x-request-id"]
+    assert ours.startswith("req_")

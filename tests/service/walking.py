@@ -6,17 +6,16 @@ import http.client
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from router.cli import main
-from router.ledger import books
 from router.ledger.rows import Row
-from router.ledger.sqlite import FILE, Database
-from tests.router import Answer, RouterServer
+from tests.router import Answer, Asking
+from tests.service.ledgers import Books
 
 T = TypeVar("T")
 POLL_S = 0.005
@@ -34,19 +33,21 @@ def wait_for(look: Callable[[], T | None], what: str, timeout_s: float = 5.0) ->
         time.sleep(POLL_S)
 
 
-@contextmanager
-def database(router: RouterServer) -> Iterator[Database]:
-    opened = Database(router.data / FILE)
-    try:
-        yield opened
-    finally:
-        opened.close()
+class Kept(Protocol):
+    """A router whose books are known."""
+
+    data: Path
+    database_url: str | None
 
 
-def ledger_rows(router: RouterServer) -> list[Row]:
+def books_of(router: Kept) -> Books:
+    """Return the books of a running router."""
+    return Books(router.data, router.database_url)
+
+
+def ledger_rows(router: Kept) -> list[Row]:
     """Return every row, oldest first."""
-    with database(router) as opened:
-        return list(books.rows(opened))
+    return books_of(router).rows()
 
 
 def request_id(answer: Answer) -> str:
@@ -54,36 +55,40 @@ def request_id(answer: Answer) -> str:
     return answer.headers["x-request-id"]
 
 
-def wait_end(router: RouterServer, ledger_id: str) -> Row:
+def wait_end(router: Kept, ledger_id: str) -> Row:
     """Return the settle or release of a request; it is written a moment after the answer's last byte."""
-    with database(router) as opened:
+    books = books_of(router)
 
-        def look() -> Row | None:
-            rows = books.rows_of(opened, ledger_id)
-            return next((row for row in rows if row.kind in ("settle", "release")), None)
+    def look() -> Row | None:
+        return next((row for row in books.rows_of(ledger_id) if row.kind in ("settle", "release")), None)
 
-        return wait_for(look, f"the end of {ledger_id}")
+    return wait_for(look, f"the end of {ledger_id}")
 
 
-def wait_all_ended(router: RouterServer) -> list[Row]:
+def wait_all_ended(router: Kept) -> list[Row]:
     """Return all rows once no hold is open, and check that the books are right."""
-    with database(router) as opened:
+    books = books_of(router)
 
-        def look() -> list[Row] | None:
-            rows = list(books.rows(opened))
-            ended = [row.request_id for row in rows if row.kind in ("settle", "release")]
-            held = [row.request_id for row in rows if row.kind == "hold"]
-            return rows if sorted(held) == sorted(ended) else None
+    def look() -> list[Row] | None:
+        found = books.rows()
+        ended = [row.request_id for row in found if row.kind in ("settle", "release")]
+        held = [row.request_id for row in found if row.kind == "hold"]
+        return found if sorted(held) == sorted(ended) else None
 
-        rows = wait_for(look, "the end of every hold")
-        assert books.check(opened) == []
-        return rows
+    found = wait_for(look, "the end of every hold")
+    assert books.differences() == []
+    return found
 
 
-def make_key(router: RouterServer, *options: str) -> tuple[str, str]:
+def run_command(router: Kept, *arguments: str) -> Result:
+    """Run a command of `router` on the books of a running one."""
+    environ = {"ROUTER_DATABASE_URL": router.database_url or ""}
+    return CliRunner().invoke(main, [*arguments, "--data", str(router.data)], env=environ)
+
+
+def make_key(router: Kept, *options: str) -> tuple[str, str]:
     """Make a key with the command line; returns its text and its id."""
-    arguments = ["keys", "create", "--name", "a test", "--json", "--data", str(router.data), *options]
-    result = CliRunner().invoke(main, arguments)
+    result = run_command(router, "keys", "create", "--name", "a test", "--json", *options)
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout)
     return made["key"], made["id"]
@@ -112,7 +117,7 @@ class Client:
     """One request on a connection of its own, read as slowly as a test wants."""
 
     def __init__(
-        self, router: RouterServer, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+        self, router: Asking, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=20)
         self._response: http.client.HTTPResponse | None = None

@@ -189,7 +189,8 @@ def priced(
 
 def worst(need: Need, offer: Offer, policy: Policy) -> int:
     prompt = min(need.prompt_tokens_bound, offer.context)
-    output = min(need.output_tokens or offer.max_output, offer.max_output) * need.choices
+    bound = need.output_tokens or policy.output_tokens or offer.max_output
+    output = min(bound, offer.max_output) * need.choices
     sizes = {prompt} | {rule.above_input for rule in offer.when if rule.above_input is not None}
     most = 0
     for size in sizes:

@@ -80,6 +80,7 @@ def test_a_small_catalog_loads_without_a_word(tmp_path: Path) -> None:
     provider = snapshot.providers["novita"]
     assert (provider.title, provider.base_url) == ("Novita", "https://api.novita.ai/openai")
     assert (provider.pays, provider.timeouts.first_byte, provider.transport) == ("key", 120.0, "fast")
+    assert provider.output_limit == "max_tokens"
     assert snapshot.policy.bands["coding"] == {"quality": 0.0, "balanced": 5.0, "cost": 15.0}
     assert snapshot.policy.expected_output_tokens == {
         "simple": 250,
@@ -450,12 +451,13 @@ def test_aliases_are_followed_to_their_end(tmp_path: Path) -> None:
 def test_a_policy_is_read_whole(tmp_path: Path) -> None:
     policy = (
         'mode = "cost"\nmarkup = 1.25\ntime_value_usd_per_s = 0.002\nbaseline = "moonshotai/kimi"\n'
-        "[bands.vision]\ncost = 30\n[limits]\nqueue_s = 2.5\n[sessions]\nidle_s = 60\n"
+        "[bands.vision]\ncost = 30\n[limits]\nqueue_s = 2.5\noutput_tokens = 900\n[sessions]\nidle_s = 60\n"
         "[expected_output_tokens]\ncoding = 2_000\n"
     )
     read = load(catalog(tmp_path, policy=policy)).policy
     assert (read.mode, read.markup_ppm, read.time_value_nusd_per_s) == ("cost", 1_250_000, 2_000_000)
     assert (read.baseline, read.queue_s, read.session_idle_s) == ("moonshotai/kimi", 2.5, 60.0)
+    assert read.output_tokens == 900
     assert read.bands["vision"] == {"quality": 0.0, "balanced": 5.0, "cost": 30.0}
     assert read.expected_output_tokens["coding"] == 2_000
 

@@ -336,6 +336,29 @@ def test_the_worst_case_is_the_bound_and_the_whole_output_of_every_choice() -> N
     assert candidate.max_nusd == 2_000 * 1_250 + 10 * 2_000
 
 
+@pytest.mark.parametrize(
+    ("asks", "policy_tokens", "sent", "held"),
+    [
+        ({}, None, 8_000, 8_000),
+        ({}, 500, 500, 500),
+        ({}, 9_000, 8_000, 8_000),
+        ({"output_tokens": 600}, 500, 600, 600),
+        ({"output_tokens": 10}, None, 10, 10),
+        ({"prompt_tokens": 90_000}, None, None, 8_000),  # the window leaves less, and the upstream knows it
+        ({"prompt_tokens": 90_000, "output_tokens": 10}, None, 10, 10),
+        ({"prompt_tokens": 90_000}, 500, 500, 500),
+    ],
+)
+def test_what_is_held_for_is_what_bounds_the_answer(
+    asks: dict[str, int], policy_tokens: int | None, sent: int | None, held: int
+) -> None:
+    policy = Policy(output_tokens=policy_tokens)
+    (candidate,) = choose(catalog(model("a"), policy=policy), need(**asks)).candidates
+    assert candidate.output_tokens == sent
+    assert candidate.max_nusd == 2_000 * 1_000 + held * 2_000
+    assert candidate.expected_nusd <= asks.get("prompt_tokens", 1_000) * 1_000 + held * 2_000
+
+
 def test_a_cap_that_is_just_met_is_met() -> None:
     assert winner(choose(catalog(model("a")), need(output_tokens=1_000, max_cost_nusd=4_000_000))) == "a"
 

@@ -79,6 +79,7 @@ def catalogs(draw: st.DrawFn, *, rich: bool = False) -> Snapshot:
     policy = Policy(
         time_value_nusd_per_s=draw(st.sampled_from([0, 100_000, 10**9])),
         markup_ppm=draw(st.sampled_from([1_000_000, 1_234_567])),
+        output_tokens=draw(st.sampled_from([None, None, 200, 3_000])),
     )
     return catalog(*(draw(models(name, rich=rich)) for name in names), policy=policy)
 

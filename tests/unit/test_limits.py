@@ -1,10 +1,12 @@
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.catalog.snapshot import Limits
-from router.limits import WINDOW_S, Admission
+from router.limits import WINDOW_S, Admission, Full, Standing, Window
+from router.walk import duration
 
 
 @dataclass
@@ -179,3 +181,45 @@ def test_no_minute_admits_more_than_its_limits(
             assert blocked
             clock.now_s += blocked[1]
             assert admission.blocked("key", limits, tokens, clock()) is None
+
+
+def test_a_standing_says_what_is_left_and_when_all_of_it_is() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    limits = Limits(concurrency=9, rpm=3, tpm=1000)
+    assert admission.standing("key", limits, clock()) == Standing(Window(3, 3, 0.0), Window(1000, 1000, 0.0))
+    assert admission.enter([("key", limits)], 400)
+    clock.now_s += 20
+    assert admission.enter([("key", limits)], 900) is None
+    assert admission.enter([("key", limits)], 500)
+    clock.now_s += 10
+    assert admission.standing("key", limits, clock()) == Standing(Window(3, 1, 50.0), Window(1000, 100, 50.0))
+    clock.now_s += 30
+    assert admission.standing("key", limits, clock()) == Standing(Window(3, 2, 20.0), Window(1000, 500, 20.0))
+    assert admission.standing("key", Limits(concurrency=9), clock()) == Standing()
+
+
+def test_of_many_subjects_the_full_ones_are_told() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    one, rpm = Limits(concurrency=1), Limits(rpm=1)
+    assert admission.enter([("a", one), ("b", rpm)], 1)
+    clock.now_s += 20
+    full = admission.full([("a", one), ("b", rpm), ("c", one)], 1, clock())
+    assert full == {"a": Full("concurrency", 1), "b": Full("rpm", 40)}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, b"0ms"),
+        (0.0001, b"1ms"),
+        (0.12, b"120ms"),
+        (1, b"1s"),
+        (11.2, b"12s"),
+        (59.5, b"1m0s"),
+        (90, b"1m30s"),
+    ],
+)
+def test_times_are_written_as_openai_writes_them(seconds: float, text: bytes) -> None:
+    assert duration(seconds) == text

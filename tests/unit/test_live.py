@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from router.catalog.snapshot import Category, Policy, Snapshot
 from router.routing.decide import Blocked
-from router.routing.live import LiveTable, Published, content_id
+from router.routing.live import LiveTable, Published, Sightings, content_id
 from tests.unit.parts import catalog, model, offer
 
 A, B, C = ("acme", "a/one"), ("acme", "b/two"), ("other", "a/one")
@@ -323,3 +323,34 @@ def test_a_published_speed_lies_between_the_prior_and_what_was_seen(seen: list[t
         ttfts, toks = [1.0, *(s[0] for s in seen)], [100.0, *(s[1] for s in seen)]
         assert min(ttfts) - 0.001 <= ttft_s <= max(ttfts) + 0.001
         assert min(toks) - 0.1 <= tok_s <= max(toks) + 0.1
+
+
+def test_what_others_saw_counts_by_its_weight() -> None:
+    here, there, quiet = Running(), Running(), Running()
+    for _ in range(10):
+        here.table.note_speed(A, 2.0, 50.0)
+    for _ in range(30):
+        there.table.note_speed(A, 4.0, 25.0)
+    there.table.note_output("coding", 5_000)
+    gone = Sightings(offers=[("nobody", "at/all", 9.0, 9.0, 9.0, 9.0)])
+    told = [there.table.sightings(), quiet.table.sightings(), gone]
+    assert told[1] == Sightings()
+
+    changed = None
+    for _ in range(3):  # at one moment, so nothing is aged
+        changed = here.table.tick(here.catalog, told) or changed
+
+    assert changed is not None
+    # Seen 40 times: 3.5 s and 35 ms a token; the prior counts 10 times.
+    assert changed.speeds == {A: (3.0, round((10 * 100 + 40 / 0.035) / 50, 1))}
+    assert changed.output_tokens == {"coding": round((10 * 900 + 5_000) / 11)}
+
+
+def test_a_replica_that_saw_nothing_decides_by_what_others_saw() -> None:
+    here, there = Running(), Running()
+    for _ in range(10):
+        there.table.note_speed(B, 3.0, None)
+    for _ in range(3):
+        here.table.tick(here.catalog, [there.table.sightings()])
+    assert here.table.published.speeds == {B: (2.0, 100.0)}
+    assert here.table.sightings() == Sightings()  # only what was seen here is told on

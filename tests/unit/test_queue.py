@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from router.catalog.snapshot import Limits, Model, Provider, Snapshot, Timeouts
+from router.gate import LocalGate
 from router.limits import MAX_WAITING, RECHECK_S, Admission, Place, Queue, Subject, Ticket
 from router.places import Places
 from router.routing.decide import Blocked, Live
@@ -284,8 +285,8 @@ def test_free_places_at_an_offer_that_rests_wake_nobody(resting: bool, woken_aft
 
     async def steps() -> None:
         room = Room()
-        places = Places(room.admission, room.clock)
-        assert places.at_offer(snapshot, full, need())
+        places = Places(LocalGate(room.admission, room.clock))
+        assert isinstance(await places.at_offer(snapshot, full, need()), Place)
         ticket = places.line_up(5)
         assert ticket
         decision = choose(snapshot, live=Live(blocked=blocked))
@@ -302,7 +303,10 @@ def test_without_a_limit_in_the_way_there_is_nothing_to_wait_for() -> None:
         room = Room()
         ticket = room.queue.line_up(5)
         assert ticket
-        assert await Places(room.admission, room.clock).wait(ticket, snapshot, choose(snapshot)) is False
+        assert (
+            await Places(LocalGate(room.admission, room.clock)).wait(ticket, snapshot, choose(snapshot))
+            is False
+        )
         assert room.clock() == 1000.0
 
     run(steps())

@@ -344,3 +344,35 @@ def test_whatever_is_noted_the_bound_and_the_new_prompt_hold(
         assert (pinned.model, pinned.provider) == (served.model, served.provider)
         assert 0 <= pinned.cached_tokens <= prompt
         assert pinned.floor != "vision"
+
+
+def test_what_one_replica_tells_another_takes_as_old_as_it_is() -> None:
+    here, there = Sessions(), Sessions()
+    note(here, NAMED, category="coding", now_s=1_000.0)
+    note(here, NAMED, category="simple", now_s=1_100.0)
+    told = here.told("me", NAMED, 1_130.0)
+    assert told is not None
+
+    there.learn("me", NAMED, told, age_s=20.0, now_s=50.0)  # written 20 s ago, of an answer 30 s before that
+
+    def floor(now_s: float, idle_s: float) -> Category | None:
+        found = there.find("me", NAMED, now_s, idle_s=idle_s, prompt_tokens=10)
+        return None if found is None else found.floor
+
+    assert floor(50.0, 600.0) == "coding"
+    assert floor(50.0, 149.0) == "simple"  # the words about code are 150 s old
+    assert floor(50.0, 49.0) is None  # and the answer is 50 s old
+    assert here.told("me", Session("another", True, None), 1_130.0) is None
+
+
+def test_an_older_answer_does_not_replace_what_is_known() -> None:
+    here, there = Sessions(), Sessions()
+    note(here, NAMED, category="coding", now_s=1_000.0)
+    told = here.told("me", NAMED, 1_000.0)
+    assert told is not None
+    note(there, NAMED, category="simple", now_s=1_000.0)
+    there.learn("me", NAMED, told, age_s=5.0, now_s=1_001.0)
+    there.learn("me", NAMED, b"of another version", age_s=0.0, now_s=1_001.0)
+    found = there.find("me", NAMED, 1_001.0, idle_s=600.0, prompt_tokens=10)
+    assert found is not None
+    assert found.floor == "simple"

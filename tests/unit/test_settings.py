@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from router.settings import Settings, SettingsError, load_settings
@@ -120,3 +121,40 @@ def test_access_may_be_paid_on_loopback_and_open_elsewhere_only_on_purpose() -> 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 5
+
+
+@pytest.mark.parametrize("url", ["mysql://me:hunter2@host/db", "me:hunter2@host", "postgresql:me:hunter2"])
+def test_another_database_is_refused_with_the_fix_and_without_its_password(url: str) -> None:
+    text = fault(database_url=url)
+    assert text.startswith("database_url (ROUTER_DATABASE_URL): it must begin with postgresql://")
+    assert "hunter2" not in text
+
+
+def test_the_password_of_the_database_is_not_shown() -> None:
+    settings = load_settings(database_url="postgres://me:hunter2@host/db")
+    assert settings.storage_url == "postgres://me:hunter2@host/db"
+    assert "hunter2" not in repr(settings)
+    assert load_settings(database_url=" ").storage_url is None
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@host", "me:hunter2@host", "redis:hunter2"])
+def test_another_shared_store_is_refused_with_the_fix_and_without_its_password(url: str) -> None:
+    text = fault(shared_url=url)
+    assert text.startswith("shared_url (ROUTER_SHARED_URL): it must begin with redis://, rediss://")
+    assert "hunter2" not in text
+
+
+def test_every_setting_reaches_a_worker() -> None:
+    settings = load_settings(
+        shared_url="redis://:hunter2@host/1",
+        admin_key="the operator's",
+        cors_origins="https://a.example,https://b.example",
+        workers=3,
+        data="here",
+        demo=True,
+    )
+    told = msgspec.msgpack.decode(msgspec.msgpack.encode(settings.plain()))
+    there = Settings(**told)
+    assert there.plain() == settings.plain()
+    assert (there.redis_url, there.workers) == ("redis://:hunter2@host/1", 3)
+    assert "hunter2" not in repr(settings)

@@ -51,8 +51,8 @@ def test_a_believable_usage_is_billed_and_passed_on_with_its_cost() -> None:
 
 
 def test_an_upstreams_own_cost_is_replaced() -> None:
-    assert shown(bill({"prompt_tokens": 1, "completion_tokens": 0, "cost": 99}))["cost"] == Decimal(
-        "0.000001"
+    assert shown(bill({"prompt_tokens": 1, "completion_tokens": 1, "cost": 99}))["cost"] == Decimal(
+        "0.000003"
     )
 
 
@@ -64,26 +64,26 @@ def test_a_missing_total_is_filled_in(total: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("details", "tokens", "nusd"),
     [
-        ({"prompt_tokens_details": {"cached_tokens": 40}}, Tokens(100, 0, 40), 80_000),
-        ({"prompt_cache_hit_tokens": 40}, Tokens(100, 0, 40), 80_000),
+        ({"prompt_tokens_details": {"cached_tokens": 40}}, Tokens(100, 1, 40), 82_000),
+        ({"prompt_cache_hit_tokens": 40}, Tokens(100, 1, 40), 82_000),
         (
             {"prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 20}},
-            Tokens(100, 0, 40, 20),
-            90_000,
+            Tokens(100, 1, 40, 20),
+            92_000,
         ),
-        ({"prompt_tokens_details": {"cached_tokens": 900}}, Tokens(100, 0, 100), 50_000),
+        ({"prompt_tokens_details": {"cached_tokens": 900}}, Tokens(100, 1, 100), 52_000),
         (
             {"prompt_tokens_details": {"cached_tokens": 90, "cache_write_tokens": 90}},
-            Tokens(100, 0, 90, 10),
-            60_000,
+            Tokens(100, 1, 90, 10),
+            62_000,
         ),
-        ({"prompt_tokens_details": {"cached_tokens": -5, "cache_write_tokens": -5}}, Tokens(100, 0), 100_000),
-        ({"prompt_tokens_details": {"cached_tokens": None}}, Tokens(100, 0), 100_000),
-        ({"prompt_tokens_details": None}, Tokens(100, 0), 100_000),
+        ({"prompt_tokens_details": {"cached_tokens": -5, "cache_write_tokens": -5}}, Tokens(100, 1), 102_000),
+        ({"prompt_tokens_details": {"cached_tokens": None}}, Tokens(100, 1), 102_000),
+        ({"prompt_tokens_details": None}, Tokens(100, 1), 102_000),
     ],
 )
 def test_cached_tokens_are_part_of_the_prompt(details: dict[str, Any], tokens: Tokens, nusd: int) -> None:
-    found = bill({"prompt_tokens": 100, "completion_tokens": 0, **details})
+    found = bill({"prompt_tokens": 100, "completion_tokens": 1, **details})
     assert (found.tokens, found.charge_nusd) == (tokens, nusd)
 
 
@@ -120,9 +120,61 @@ def test_what_cannot_be_true_is_replaced_by_an_estimate_of_what_was_delivered(re
     }
 
 
-def test_nothing_reported_and_nothing_delivered_costs_the_prompt() -> None:
-    found = meter().bill(None, Delivered())
-    assert (found.tokens, found.charge_nusd, found.estimated) == (Tokens(40, 0), 40_000, True)
+@pytest.mark.parametrize("reported", [None, Raw(b'{"prompt_tokens":40,"completion_tokens":0}')])
+def test_an_answer_of_no_token_costs_the_customer_nothing(reported: Raw | None) -> None:
+    found = meter().bill(reported, Delivered())
+    assert (found.tokens, found.charge_nusd, found.upstream_nusd) == (Tokens(40, 0), 0, 40_000)
+    assert shown(found)["cost"] == 0
+
+
+def test_a_report_of_no_token_where_some_were_delivered_is_not_believed() -> None:
+    found = bill({"prompt_tokens": 100, "completion_tokens": 0})
+    assert (found.tokens, found.estimated) == (Tokens(40, 7), True)
+
+
+@pytest.mark.parametrize("completion", [1, 5, 900])
+def test_of_an_answer_that_is_not_whole_what_was_delivered_is_billed(completion: int) -> None:
+    reported = {"prompt_tokens": 100, "completion_tokens": completion, "x_groq": 1}
+    found = meter().bill(Raw(json.dumps(reported).encode()), Delivered(7), whole=False)
+    assert (found.tokens, found.charge_nusd, found.estimated) == (Tokens(100, 7), 114_000, True)
+    assert shown(found) == {
+        "prompt_tokens": 100,
+        "completion_tokens": 7,
+        "total_tokens": 107,
+        "cost": Decimal("0.000114"),
+    }
+
+
+TIERED = (PriceRule(above_input=50, input=10_000_000),)
+
+
+@given(
+    tokens=st.integers(1, 10_000),
+    prompt=st.integers(0, 20_000),
+    changes=st.fixed_dictionaries(
+        {},
+        optional={
+            "policy": st.builds(Policy, markup_ppm=st.integers(1, 3_000_000)),
+            "most_nusd": st.integers(0, 10_000_000),
+            "offer": st.sampled_from(
+                [
+                    offer(price=usd_price(0.0028, 0.07, 0.001), charge=usd_price(1.234567, 7.654321)),
+                    offer(price=usd_price(1, 2), when=TIERED, context=10_000),
+                ]
+            ),
+        },
+    ),
+)
+def test_the_tariff_of_a_growing_answer_says_what_its_bill_would(
+    tokens: int, prompt: int, changes: dict[str, Any]
+) -> None:
+    of = meter(prompt_tokens=prompt, **changes)
+    billed, tariff = of.bill(None, Delivered(tokens)), of.tariff()
+    assert tariff.prompt_tokens == billed.tokens.prompt
+    assert (tariff.charge_nusd(tokens), tariff.cost_nusd(tokens)) == (
+        billed.charge_nusd,
+        billed.upstream_nusd,
+    )
 
 
 def test_an_estimated_prompt_is_never_larger_than_the_window() -> None:
@@ -149,8 +201,8 @@ def test_no_more_than_was_agreed_is_charged_whatever_is_reported() -> None:
 
 def test_the_price_is_that_of_the_admission_and_of_the_reported_prompt() -> None:
     tiers = offer(price=usd_price(1, 2), when=(PriceRule(above_input=50, input=10_000_000),))
-    assert bill({"prompt_tokens": 50, "completion_tokens": 0}, offer=tiers).charge_nusd == 50_000
-    assert bill({"prompt_tokens": 51, "completion_tokens": 0}, offer=tiers).charge_nusd == 510_000
+    assert bill({"prompt_tokens": 50, "completion_tokens": 1}, offer=tiers).charge_nusd == 52_000
+    assert bill({"prompt_tokens": 51, "completion_tokens": 1}, offer=tiers).charge_nusd == 512_000
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import BadRequest, RouterError
-from router.wire import NEVER_FORWARDED, ROLES, RequestBody, parse_request
+from router.wire import BOUNDS, NEVER_FORWARDED, ROLES, RequestBody, parse_request
 
 HELLO = {"role": "user", "content": "hello"}
 
@@ -181,6 +181,17 @@ def test_what_is_read_of_a_request() -> None:
     assert (request.choices, request.has_tools, request.response_format) == (2, True, "json_object")
     assert request.models == ("x", "y")
     assert (request.router.mode, str(request.router.max_cost_usd)) == ("cost", "0.1")
+
+
+@pytest.mark.parametrize("field", BOUNDS)
+def test_a_bound_goes_up_once_under_the_name_that_is_asked_for(field: str) -> None:
+    for theirs in ({}, {"max_tokens": 5}, {"max_completion_tokens": 6}, dict.fromkeys(BOUNDS, 7)):
+        request = parse_request(body(**theirs, x_new=1))
+        sent = json.loads(request.for_upstream("m", (field, 9)))
+        assert {name: sent[name] for name in BOUNDS if name in sent} == {field: 9}
+        assert sent["x_new"] == 1
+        kept = json.loads(request.for_upstream("m"))
+        assert {name: kept[name] for name in BOUNDS if name in kept} == theirs
 
 
 @pytest.mark.parametrize("text", ["a\u2028b", "😀", "nul \x00", "e\u0301", "\u202e", "\x7f", '"\\/\b\f'])

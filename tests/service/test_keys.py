@@ -1,8 +1,8 @@
+import asyncio
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from router.access.keys import Keys, NewKey, authorization_of, key_text, well_formed
 from router.catalog.snapshot import Limits
 from router.errors import InvalidKey, NotFound, Unavailable
-from router.ledger.books import check
-from router.ledger.keystore import KeyStore
-from router.ledger.sqlite import FILE, Database
+from router.ledger.engines import open_storage
+from router.ledger.keystore import KeyRecord
+from router.ledger.ledger import unavailable
+from tests.service.ledgers import Books
 
 NOON_S = 1_793_534_400.0  # 2026-11-01T12:00:00Z
 
@@ -26,11 +27,15 @@ class Clock:
         return self.now_s
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(tmp_path / "data" / FILE)
-    yield opened
-    opened.close()
+class Waiting:
+    """Keys whose every method is waited for."""
+
+    def __init__(self, runner: asyncio.Runner, keys: Keys) -> None:
+        self._runner = runner
+        self._keys = keys
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given, **named: self._runner.run(getattr(self._keys, name)(*given, **named))
 
 
 @pytest.fixture
@@ -39,8 +44,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def keys(database: Database, clock: Clock) -> Keys:
-    return Keys(KeyStore(database), clock=clock, monotonic=clock)
+def keys(books: Books, clock: Clock) -> Iterator[Waiting]:
+    with asyncio.Runner() as runner:
+        storage = runner.run(open_storage(books.data, books.url))
+        yield Waiting(runner, Keys(storage.keys, clock=clock, monotonic=clock))
+        runner.run(storage.close())
 
 
 def bearer(text: str) -> bytes:
@@ -61,7 +69,7 @@ def test_a_mistyped_key_is_recognised(entropy: bytes, at: int, typed: str) -> No
     assert well_formed(mistyped) == (mistyped == text)
 
 
-def test_a_key_is_found_by_its_text_and_stored_only_as_a_digest(keys: Keys, database: Database) -> None:
+def test_a_key_is_found_by_its_text_and_stored_only_as_a_digest(keys: Waiting, books: Books) -> None:
     text, made = keys.create(
         NewKey("me", 5_000_000_000, Limits(concurrency=2, rpm=60, tpm=10_000), models=("deepseek/*",))
     )
@@ -69,20 +77,26 @@ def test_a_key_is_found_by_its_text_and_stored_only_as_a_digest(keys: Keys, data
     assert made.limits == Limits(concurrency=2, rpm=60, tpm=10_000)
     assert made.allows("deepseek/deepseek-v3.2")
     assert not made.allows("openai/gpt-5")
-    dump = "\n".join(database.connection.iterdump())
+    dump = books.dump()
     assert made.id in dump
     assert text not in dump
     assert text[10:40] not in dump
 
 
-def test_a_checksum_fault_does_not_touch_the_database(database: Database, clock: Clock) -> None:
-    keys = Keys(KeyStore(database), clock=clock, monotonic=clock)
-    text, _ = keys.create(NewKey("me"))
-    database.connection.close()
+class Gone:
+    """A key store whose database is away."""
+
+    async def find(self, digest: bytes) -> KeyRecord | None:
+        raise unavailable()
+
+
+def test_a_checksum_fault_does_not_touch_the_database(clock: Clock) -> None:
+    keys = Keys(Gone(), clock=clock, monotonic=clock)
+    text = key_text(bytes(32))
     wrong = text[:-1] + ("1" if text[-1] != "1" else "2")
-    assert keys.lookup(wrong) is None
+    assert asyncio.run(keys.lookup(wrong)) is None
     with pytest.raises(Unavailable):
-        keys.lookup(text)
+        asyncio.run(keys.lookup(text))
 
 
 @pytest.mark.parametrize("access", ["open", "paid"])
@@ -101,7 +115,7 @@ def test_a_checksum_fault_does_not_touch_the_database(database: Database, clock:
         b"Payment abc",
     ],
 )
-def test_what_is_no_key_of_ours_is_refused(keys: Keys, header: bytes, access: str) -> None:
+def test_what_is_no_key_of_ours_is_refused(keys: Waiting, header: bytes, access: str) -> None:
     with pytest.raises(InvalidKey) as caught:
         keys.identify(header, "paid" if access == "paid" else "open")
     assert "Invalid API key" in caught.value.message
@@ -122,14 +136,14 @@ def test_what_is_no_key_of_ours_is_refused(keys: Keys, header: bytes, access: st
         b"Bearer sk-no-key-required",
     ],
 )
-def test_no_key_and_placeholders(keys: Keys, header: bytes | None) -> None:
+def test_no_key_and_placeholders(keys: Waiting, header: bytes | None) -> None:
     caller = keys.identify(header, "open")
     assert (caller.account, caller.key, caller.require_credit) == ("open", None, False)
     with pytest.raises(InvalidKey, match="router keys create --name me --credit 5"):
         keys.identify(header, "paid")
 
 
-def test_who_needs_credit(keys: Keys) -> None:
+def test_who_needs_credit(keys: Waiting) -> None:
     plain, plain_key = keys.create(NewKey("plain"))
     prepaid, _ = keys.create(NewKey("prepaid", credit_nusd=0))
     assert not keys.identify(bearer(plain), "open").require_credit
@@ -139,7 +153,7 @@ def test_who_needs_credit(keys: Keys) -> None:
     assert keys.identify(bearer(plain), "open").account == plain_key.id
 
 
-def test_doubled_headers_are_one_that_is_not_valid(keys: Keys) -> None:
+def test_doubled_headers_are_one_that_is_not_valid(keys: Waiting) -> None:
     text, _ = keys.create(NewKey("me"))
     one = (b"authorization", bearer(text))
     assert authorization_of([(b"host", b"x")]) is None
@@ -149,18 +163,17 @@ def test_doubled_headers_are_one_that_is_not_valid(keys: Keys) -> None:
 
 
 def test_a_revocation_by_another_process_is_seen_within_a_second(
-    keys: Keys, clock: Clock, database: Database
+    keys: Waiting, clock: Clock, books: Books
 ) -> None:
     text, made = keys.create(NewKey("me"))
     assert keys.identify(bearer(text), "open").key == made
-    with closing(Database(database.path)) as other:
-        Keys(KeyStore(other), clock=clock, monotonic=clock).revoke(made.id)
+    books.ask(lambda other: Keys(other.keys, clock=clock, monotonic=clock).revoke(made.id))
     clock.now_s += 1.0
     with pytest.raises(InvalidKey):
         keys.identify(bearer(text), "open")
 
 
-def test_our_own_revocation_is_seen_at_once(keys: Keys) -> None:
+def test_our_own_revocation_is_seen_at_once(keys: Waiting) -> None:
     text, made = keys.create(NewKey("me"))
     assert keys.identify(bearer(text), "open").key
     keys.revoke(made.id)
@@ -170,7 +183,7 @@ def test_our_own_revocation_is_seen_at_once(keys: Keys) -> None:
         keys.revoke(made.id)
 
 
-def test_a_key_works_through_its_last_day(keys: Keys, clock: Clock) -> None:
+def test_a_key_works_through_its_last_day(keys: Waiting, clock: Clock) -> None:
     text, made = keys.create(NewKey("me", last_day=date(2026, 11, 1)))
     assert made.expires_at == "2026-11-02T00:00:00.000Z"
     clock.now_s = NOON_S + 12 * 3600 - 1
@@ -180,24 +193,24 @@ def test_a_key_works_through_its_last_day(keys: Keys, clock: Clock) -> None:
         keys.identify(bearer(text), "open")
 
 
-def test_topups_are_booked_once_and_make_a_key_prepaid(keys: Keys, clock: Clock, database: Database) -> None:
+def test_topups_are_booked_once_and_make_a_key_prepaid(keys: Waiting, clock: Clock, books: Books) -> None:
     text, made = keys.create(NewKey("me"))
     assert keys.topup(made.id, 5, source="shop", external_id="1") == (True, 5)
     assert keys.topup(made.id, 5, source="shop", external_id="1") == (False, 5)
     assert keys.topup(made.id, 5, source="bank", external_id="1") == (True, 10)
     clock.now_s += 1
     assert keys.identify(bearer(text), "open").require_credit
-    assert check(database) == []
+    assert books.differences() == []
 
 
 @pytest.mark.parametrize("amount", [0, -1])
-def test_a_topup_adds(keys: Keys, amount: int) -> None:
+def test_a_topup_adds(keys: Waiting, amount: int) -> None:
     _, made = keys.create(NewKey("me"))
     with pytest.raises(ValueError, match="more than 0"):
         keys.topup(made.id, amount, source="shop", external_id="1")
 
 
-def test_unknown_ids_are_named(keys: Keys) -> None:
+def test_unknown_ids_are_named(keys: Waiting) -> None:
     with pytest.raises(NotFound, match="router keys list"):
         keys.topup("key_x", 1, source="shop", external_id="1")
     with pytest.raises(NotFound, match="router keys list"):
@@ -215,13 +228,13 @@ def test_unknown_ids_are_named(keys: Keys) -> None:
         (NewKey("a", limits=Limits(rpm=0)), "rpm"),
     ],
 )
-def test_senseless_keys_are_refused_and_leave_nothing(keys: Keys, new: NewKey, why: str) -> None:
+def test_senseless_keys_are_refused_and_leave_nothing(keys: Waiting, new: NewKey, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         keys.create(new)
     assert keys.list() == []
 
 
-def test_the_list_shows_each_key_with_its_account(keys: Keys) -> None:
+def test_the_list_shows_each_key_with_its_account(keys: Waiting) -> None:
     _, first = keys.create(NewKey("first", credit_nusd=7, budget_month_nusd=3))
     _, second = keys.create(NewKey("second"))
     found = {key.id: account for key, account in keys.list()}

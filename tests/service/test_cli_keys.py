@@ -1,5 +1,4 @@
 import json
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -11,12 +10,18 @@ from router.access.keys import well_formed
 from router.cli.keys import keys
 from router.cli.ledger import ledger
 from router.ledger.sqlite import FILE, Database
+from tests.service.ledgers import Books
 
 
 def run(data: Path, group: click.Group, *arguments: str) -> Result:
     result = CliRunner().invoke(group, [*arguments, "--data", str(data)])
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result
+
+
+def use(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name the books to the commands, as an operator's environment does."""
+    monkeypatch.setenv("ROUTER_DATABASE_URL", books.url or "")
 
 
 def created(data: Path, *options: str) -> dict[str, str]:
@@ -45,7 +50,9 @@ def test_credit_is_null_where_none_is_needed(tmp_path: Path) -> None:
     assert created(tmp_path)["credit_usd"] is None
 
 
-def test_list_topup_and_revoke(tmp_path: Path) -> None:
+def test_list_topup_and_revoke(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(books, monkeypatch)
+    tmp_path = books.data
     made = created(tmp_path, "--credit", "1", "--rpm", "10", "--models", "a/*", "--models", "b/*")
     assert run(tmp_path, keys, "topup", made["id"], "0.5", "--reference", "r1").exit_code == 0
     again = run(tmp_path, keys, "topup", made["id"], "0.5", "--reference", "r1")
@@ -108,7 +115,11 @@ def test_a_folder_without_a_database_is_refused_and_stays_as_it_is(
         (("revoke", "key_x"), "router keys list"),
     ],
 )
-def test_mistakes_end_with_a_message(tmp_path: Path, arguments: tuple[str, ...], why: str) -> None:
+def test_mistakes_end_with_a_message(
+    books: Books, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], why: str
+) -> None:
+    use(books, monkeypatch)
+    tmp_path = books.data
     created(tmp_path)
     result = run(tmp_path, keys, *arguments)
     assert result.exit_code != 0
@@ -130,7 +141,9 @@ def test_the_environment_names_the_folder(tmp_path: Path) -> None:
     assert (tmp_path / "there" / FILE).exists()
 
 
-def test_export_and_check(tmp_path: Path) -> None:
+def test_export_and_check(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(books, monkeypatch)
+    tmp_path = books.data
     made = created(tmp_path, "--credit", "5")
     (line,) = run(tmp_path, ledger, "export", "--json").stdout.splitlines()
     row = json.loads(line)
@@ -154,8 +167,56 @@ def test_export_and_check(tmp_path: Path) -> None:
     assert (row["account"], row["kind"], row["amount_nusd"]) == (made["id"], "topup", 5_000_000_000)
     assert "topup" in run(tmp_path, ledger, "export").stdout
     assert run(tmp_path, ledger, "check").exit_code == 0
-    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
-        connection.execute("UPDATE accounts SET balance_nusd = balance_nusd + 1")
+    books.execute("UPDATE accounts SET balance_nusd = balance_nusd + 1")
     tampered = run(tmp_path, ledger, "check")
     assert tampered.exit_code == 1
     assert "5.000000001" in tampered.output
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments"),
+    [(keys, ["list"]), (keys, ["create", "--name", "me"]), (ledger, ["check"]), (ledger, ["export"])],
+)
+def test_a_database_that_is_away_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: click.Group, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("ROUTER_DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/books")
+    result = run(tmp_path, group, *arguments)
+    assert result.exit_code == 1
+    assert "cannot use the PostgreSQL database me@127.0.0.1:1/books" in result.output
+    assert "ROUTER_DATABASE_URL" in result.output
+    assert "hunter2" not in result.output
+
+
+def test_a_settings_file_names_the_folder_and_the_database(tmp_path: Path) -> None:
+    config = tmp_path / "other.toml"
+    config.write_text(f'data = "{tmp_path / "there"}"')
+    result = CliRunner().invoke(keys, ["create", "--name", "me", "--config", str(config)])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "there" / FILE).exists()
+    config.write_text('database_url = "mysql://me:hunter2@host/x"')
+    result = CliRunner().invoke(keys, ["list", "--config", str(config)])
+    assert (result.exit_code, "postgresql://" in result.output) == (1, True)
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--rpm", str(10**19)), ("--tpm", str(2**31)), ("--expires", "9999-12-31"), ("--models", "a\n")],
+)
+def test_what_no_database_holds_is_refused_in_words(tmp_path: Path, options: tuple[str, str]) -> None:
+    refused = run(tmp_path, keys, "create", "--name", "me", *options)
+    assert (refused.exit_code, refused.stderr.startswith("Error: ")) == (1, True)
+
+
+def test_a_topup_that_no_account_holds_is_refused_in_words(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(books, monkeypatch)
+    made = created(books.data, "--credit", "9000000000")
+    refused = run(books.data, keys, "topup", made["id"], "9000000000")
+    assert (refused.exit_code, "beyond what an account can hold" in refused.stderr) == (1, True)
+    (listed,) = json.loads(run(books.data, keys, "list", "--json").stdout)
+    assert listed["credit_usd"] == 9_000_000_000
+    odd = run(books.data, keys, "topup", "a\0b", "1")
+    assert (odd.exit_code, "no key has the id" in odd.stderr) == (1, True)

@@ -1,0 +1,114 @@
+"""One request on a connection of its own, and what of its answer arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+
+from benchmarks.faults.book import MODELS, Entry, Plan
+from benchmarks.faults.upstream import WORD, dumps
+
+STATUS = re.compile(rb"HTTP/1\.1 (\d+)")
+DELTA = b'"content":"' + WORD.encode() + b'"'
+READ_BYTES = 64 * 1024
+LIMIT_S = 60.0
+MAX_TOKENS = 64
+
+
+def request(entry: Entry, authorization: str, key: str | None = None) -> bytes:
+    """Return the bytes of a request, with an idempotency key if there is one: its plan is its prompt."""
+    body = dumps(asked(entry.plan))
+    more = "" if key is None else f"idempotency-key: {key}\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"authorization: {authorization}\r\nx-request-id: {entry.id}\r\n{more}"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def asked(plan: Plan) -> dict[str, object]:
+    """Return the body of the request that a plan answers."""
+    text = json.dumps({name: value for name, value in _fields(plan).items() if value is not None})
+    return {
+        "model": MODELS[0],
+        "models": [MODELS[1]],
+        "messages": [{"role": "user", "content": text}],
+        "stream": plan.stream,
+        "max_tokens": MAX_TOKENS,
+    }
+
+
+def _fields(plan: object) -> dict[str, object]:
+    return {name: getattr(plan, name) for name in plan.__struct_fields__}  # type: ignore[attr-defined]
+
+
+async def ask(entry: Entry, port: int, authorization: str, key: str | None = None) -> None:
+    """Send a request and book how it ends; never raises what the network does."""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
+            writer.write(request(entry, authorization, key))
+            await _read(entry, reader)
+    except TimeoutError:
+        entry.outcome, entry.detail = "failed", f"no end within {LIMIT_S} s"
+    except (OSError, asyncio.IncompleteReadError, ValueError) as broken:
+        entry.outcome, entry.detail = ("cut" if entry.tokens else "failed"), repr(broken)
+    finally:
+        if writer is not None:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def _read(entry: Entry, reader: asyncio.StreamReader) -> None:
+    plan = entry.plan
+    if plan.leave == 0:
+        await asyncio.sleep(plan.first_ms * 2 / 1e3)  # before, at or after the first token
+        entry.outcome = "left"
+        return
+    head = await reader.readuntil(b"\r\n\r\n")
+    found = STATUS.match(head)
+    entry.status = int(found[1]) if found else None
+    entry.replayed = b"\r\nidempotent-replayed: true\r\n" in head.lower()
+    if entry.status != 200 or not plan.stream:
+        await _read_whole(entry, reader, head)
+    else:
+        await _read_stream(entry, reader)
+
+
+async def _read_whole(entry: Entry, reader: asyncio.StreamReader, head: bytes) -> None:
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = await reader.readexactly(length)
+    answer = json.loads(body)
+    if entry.status != 200:
+        entry.outcome, entry.detail = "refused", answer["error"]["name"]
+        return
+    entry.body += body
+    entry.tokens = len(answer["choices"][0]["message"]["content"]) // len(WORD)
+    entry.usage = answer["usage"]
+    entry.outcome = "whole"
+
+
+async def _read_stream(entry: Entry, reader: asyncio.StreamReader) -> None:
+    """Read chunk by chunk (RFC 9112, 7.1), so that a connection that broke is told from an end."""
+    plan, carry = entry.plan, b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        piece = (await reader.readexactly(size + 2))[:-2]
+        entry.body += piece
+        *events, carry = (carry + piece).split(b"\n\n")
+        for event in events:
+            if DELTA in event:
+                entry.tokens += 1
+            elif b'"usage"' in event:
+                told = json.loads(event[6:])
+                entry.usage = told["usage"]
+                entry.outcome = "cut" if "error" in told else entry.outcome
+            elif event == b"data: [DONE]" and entry.outcome == "open":
+                entry.outcome = "whole"
+        if plan.leave is not None and entry.tokens >= plan.leave:
+            entry.outcome = "left"
+            return

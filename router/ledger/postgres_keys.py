@@ -1,0 +1,170 @@
+"""The keys of a PostgreSQL database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from router.ledger.accounts import Account
+from router.ledger.keystore import KeyChange, KeyRecord, Opening, changed, revoked_key, unknown_key
+from router.ledger.postgres import RARE_S, READ_S, Line, Link
+from router.ledger.postgres_books import topup
+from router.ledger.together import Together
+
+
+class PostgresKeys:
+    """A `KeyStore`; what is looked up at the same time is asked for in one query."""
+
+    def __init__(self, link: Link, reader: Line, rare: Line) -> None:
+        self._link = link
+        self._reader = reader
+        self._rare = rare
+        self._finding = Together(self._find)
+
+    async def add(self, record: KeyRecord, opening: Opening) -> None:
+        """Store a key, its account and its first credit in one transaction."""
+        with self._link.storage():
+            async with self._rare.use(RARE_S) as connection:
+                await connection.execute("BEGIN")
+                budgets = opening.budget_day_nusd, opening.budget_month_nusd
+                await connection.execute(_ADD_ACCOUNT, record.id, *budgets, record.created_at)
+                await connection.execute(_ADD, *_values(record))
+                if opening.credit_nusd:
+                    await topup(
+                        connection,
+                        record.id,
+                        opening.credit_nusd,
+                        source="create",
+                        external_id=record.id,
+                        now=record.created_at,
+                    )
+                await connection.execute("COMMIT")
+
+    async def find(self, digest: bytes) -> KeyRecord | None:
+        """Return the key with that digest, revoked and expired ones too."""
+        return await self._finding.get(digest)
+
+    async def all(self) -> list[tuple[KeyRecord, Account]]:
+        """Return every key with its account, oldest first."""
+        with self._link.storage():
+            async with self._rare.use(RARE_S) as connection:
+                rows = await connection.fetch(_ALL)
+        return [(_record(tuple(row)[:12]), Account(*tuple(row)[12:])) for row in rows]
+
+    async def one(self, key_id: str) -> tuple[KeyRecord, Account]:
+        """Return a key with its account, a revoked one too. Raises NotFound."""
+        with self._link.storage():
+            async with self._rare.use(RARE_S) as connection:
+                return await _one(connection, key_id)
+
+    async def change(self, key_id: str, change: KeyChange) -> None:
+        """Change a key and its budgets. Raises NotFound for an unknown or revoked key."""
+        with self._link.storage():
+            async with self._rare.use(RARE_S) as connection:
+                await connection.execute("BEGIN")
+                await _expect(connection, key_id)
+                record, account = changed(*await _one(connection, key_id), change)
+                columns = record.name, record.concurrency, record.rpm, record.tpm, json.dumps(record.models)
+                await connection.execute(_CHANGE, key_id, *columns, record.expires_at)
+                budgets = account.budget_day_nusd, account.budget_month_nusd
+                await connection.execute(_BUDGETS, key_id, *budgets)
+                await connection.execute("COMMIT")
+
+    async def topup(
+        self, key_id: str, amount_nusd: int, *, source: str, external_id: str, now: str
+    ) -> tuple[bool, int]:
+        """Add credit and make the key prepaid; return whether it was new, and the balance in nano-USD."""
+        with self._link.storage():
+            async with self._rare.use(RARE_S) as connection:
+                await connection.execute("BEGIN")
+                await _expect(connection, key_id)
+                added = await topup(
+                    connection, key_id, amount_nusd, source=source, external_id=external_id, now=now
+                )
+                await connection.execute("UPDATE api_keys SET prepaid = true WHERE id = $1", key_id)
+                balance = await connection.fetchval(_BALANCE, key_id)
+                await connection.execute("COMMIT")
+        return added, int(balance)
+
+    async def revoke(self, key_id: str, now: str) -> None:
+        """Stop a key for good."""
+        with self._link.storage():
+            async with self._rare.use(RARE_S) as connection:
+                await connection.execute("BEGIN")
+                await _expect(connection, key_id)
+                await connection.execute("UPDATE api_keys SET revoked_at = $2 WHERE id = $1", key_id, now)
+                await connection.execute("COMMIT")
+
+    async def _find(self, digests: Sequence[bytes]) -> dict[bytes, KeyRecord]:
+        with self._link.storage():
+            async with self._reader.use(READ_S) as connection:
+                records = [_record(tuple(row)) for row in await connection.fetch(_FIND, digests)]
+        return {record.digest: record for record in records}
+
+
+async def _one(connection: asyncpg.Connection, key_id: str) -> tuple[KeyRecord, Account]:
+    row = await connection.fetchrow(_ONE, key_id)
+    if row is None:
+        raise unknown_key(key_id)
+    return _record(tuple(row)[:12]), Account(*tuple(row)[12:])
+
+
+async def _expect(connection: asyncpg.Connection, key_id: str) -> None:
+    row = await connection.fetchrow("SELECT revoked_at FROM api_keys WHERE id = $1 FOR UPDATE", key_id)
+    if row is None:
+        raise unknown_key(key_id)
+    if row[0] is not None:
+        raise revoked_key(key_id, row[0])
+
+
+def _values(record: KeyRecord) -> tuple[str | bytes | int | None, ...]:
+    return (
+        record.id,
+        record.digest,
+        record.hint,
+        record.name,
+        record.prepaid,
+        record.concurrency,
+        record.rpm,
+        record.tpm,
+        json.dumps(record.models),
+        record.expires_at,
+        record.revoked_at,
+        record.created_at,
+    )
+
+
+def _record(row: tuple[Any, ...]) -> KeyRecord:
+    *begin, models, expires_at, revoked_at, created_at = row
+    return KeyRecord(*(*begin, tuple(json.loads(models)), expires_at, revoked_at, created_at))
+
+
+_ADD_ACCOUNT = """
+INSERT INTO accounts (id, budget_day_nusd, budget_month_nusd, created_at) VALUES ($1, $2, $3, $4)
+"""
+_ADD = """
+INSERT INTO api_keys (id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at,
+    created_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+"""
+_FIND = """
+SELECT id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at, created_at
+FROM api_keys WHERE digest = ANY($1::bytea[])
+"""
+_KEYS = """
+SELECT api_keys.id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at,
+    api_keys.created_at, accounts.id, balance_nusd, held_nusd, charged_nusd, requests, prompt_tokens,
+    completion_tokens, day, day_charged_nusd, month, month_charged_nusd, budget_day_nusd, budget_month_nusd
+FROM api_keys JOIN accounts ON accounts.id = api_keys.id
+"""
+_ALL = f"{_KEYS} ORDER BY api_keys.created_at, api_keys.id"
+_ONE = f"{_KEYS} WHERE api_keys.id = $1"
+_CHANGE = """
+UPDATE api_keys SET name = $2, concurrency = $3, rpm = $4, tpm = $5, models = $6, expires_at = $7
+WHERE id = $1
+"""
+_BUDGETS = "UPDATE accounts SET budget_day_nusd = $2, budget_month_nusd = $3 WHERE id = $1"
+_BALANCE = "SELECT balance_nusd FROM accounts WHERE id = $1"
