@@ -7,7 +7,7 @@ glued particles, are read by characters.
 from __future__ import annotations
 
 from itertools import chain
-from operator import itemgetter
+from typing import AnyStr
 
 import numpy as np
 from msgspec import Struct
@@ -81,7 +81,6 @@ def _glyph_table() -> NDArray[np.bool_]:
 
 _IS_GLYPH = _glyph_table()
 
-_STEM_OF = itemgetter(slice(STEM))
 _STEM_SET = frozenset(STEMS)
 # Most texts are ASCII, their words are looked up as they are.
 _ASCII_CONCEPTS = {stem.encode(): concepts for stem, concepts in STEMS.items() if stem.isascii()}
@@ -138,10 +137,9 @@ def _split_glyphs(text: str) -> tuple[str, Codes]:
 def _concepts(text: str, raw: bytes, found: list[bytes], glyphs: Codes) -> list[str]:
     """Return the names of the lexicon's concepts that the text holds, in any order."""
     if raw.isascii():
-        stems = map(_ASCII_CONCEPTS.__getitem__, _ASCII_STEM_SET.intersection(map(_STEM_OF, set(found))))
+        stems = map(_ASCII_CONCEPTS.__getitem__, _met(_ASCII_STEM_SET, found))
     else:
-        words = set(raw.decode("utf-8", "replace").split())
-        stems = map(STEMS.__getitem__, _STEM_SET.intersection(map(_STEM_OF, words)))
+        stems = map(STEMS.__getitem__, _met(_STEM_SET, raw.decode("utf-8", "replace").split()))
     met = set(chain.from_iterable(stems))
     if len(glyphs):
         codes = np.concatenate(_grams(glyphs))
@@ -153,6 +151,12 @@ def _concepts(text: str, raw: bytes, found: list[bytes], glyphs: Codes) -> list[
     if is_closing(text):
         met.add("closing")
     return list(met)
+
+
+def _met(stems: frozenset[AnyStr], words: list[AnyStr]) -> frozenset[AnyStr]:
+    """Return the stems that words begin with; half of all words are their own, and are not cut."""
+    beginnings = [word[:STEM] for word in words if len(word) > STEM]
+    return stems.intersection(words) | stems.intersection(beginnings)
 
 
 def _grams(points: Codes) -> tuple[Codes, Codes, Codes]:
