@@ -26,8 +26,8 @@ from tests.upstream import Gate, ScriptedUpstream, answer, stream
 
 MODEL = "test/model"
 HOUR_S = 3_600.0
-USAGE = {"prompt_tokens": 100, "completion_tokens": 200}  # 500,000 nano-USD
-PRICE_NUSD = 500_000
+USAGE = {"prompt_tokens": 10, "completion_tokens": 200}  # 410,000 nano-USD, within the hold
+PRICE_NUSD = 410_000
 
 
 @pytest.fixture
