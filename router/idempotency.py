@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: one charge a key, and the same answer for who comes with it again.
+"""`Idempotency-Key`: nothing is charged twice, and the same answer for who comes with it again.
 
 Within 24 h the same key with the same body gets, byte for byte, the answer that was kept; 409 while the first
 request runs; and 422 with another body. A request that failed before anything was delivered frees its key.

@@ -220,8 +220,3 @@ class Decision(Struct, frozen=True, gc=False):
         return tuple(
             pool.blocked[i] for i in indices(pool.fitting & rated & pool.considered) if i in pool.blocked
         )
-
-    @property
-    def band_floor(self) -> float:
-        """Return the quality at which the band begins."""
-        return self.pool.floor

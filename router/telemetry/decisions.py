@@ -109,10 +109,6 @@ class DecisionLog:
         """Take a published live table, to be written before the first decision that names it."""
         self._tables.keep(table_id, self._encode(line) + b"\n")
 
-    def has_catalog(self, offers_id: str) -> bool:
-        """Tell whether `catalog` knows a set of usable offers."""
-        return offers_id in self._catalogs.lines
-
     def catalog(self, offers_id: str, line: msgspec.Struct) -> None:
         """Take a set of usable offers, to be written before the first decision that names it."""
         self._catalogs.keep(offers_id, self._encode(line) + b"\n")
