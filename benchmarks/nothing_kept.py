@@ -22,7 +22,9 @@ from router.ledger.answers import Answers
 from router.ledger.journal import Flight, Journal, Slot, Tariff
 from router.ledger.keystore import KeyStore
 from router.ledger.ledger import Books, Delivered
+from router.ledger.payments import Payments
 from router.ledger.rows import End, HoldRequest, Release
+from router.ledger.spending import NoSpending, Spending
 from router.ledger.sqlite_ledger import SqliteLedger
 from router.running import RunningCatalog, probe
 from router.settings import load_settings
@@ -58,6 +60,13 @@ class NothingKept:
         self.keys: KeyStore = database.keys
         self.books: Books = database.books
         self.answers: Answers = database.answers
+        self.payments: Payments = database.payments
+        self.spending: Spending = NoSpending()
+
+    @property
+    def held_nusd(self) -> int:
+        """Hold nothing."""
+        return 0
 
     async def start(self) -> None:
         """Do nothing."""

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
 
 from router.billing import hold
-from router.catalog.snapshot import Snapshot
+from router.catalog.price import Tokens, worst_cost_nusd
+from router.catalog.snapshot import Offer, Provider, Snapshot
 from router.errors import LimitReached, OutOfCredit, RouterError, Unavailable
+from router.history.record import Attempt
 from router.ledger.ledger import Ledger
 from router.limits import Full
 from router.places import Places
 from router.routing.decide import Candidate
 from router.routing.live import LiveTable
+from router.routing.need import Need
 from router.settings import Settings
+from router.telemetry import conventions as named
 from router.telemetry.metrics import Metrics
+from router.telemetry.traces import Trace
 from router.upstream.answer import Answer
 from router.upstream.faults import AttemptFault, as_error
+from router.upstream.paying import Purse
 from router.upstream.send import Ask, Sender
 from router.upstream.stream import StreamRelay, usage_wish
 from router.upstream.usage import Meter
@@ -68,7 +76,7 @@ class Attempts:
             except (OutOfCredit, LimitReached) as error:  # a cheaper or an emptier offer may still serve
                 refusal = _sooner(refusal, error)
             except AttemptFault as fault:
-                self._note(candidate, fault)
+                self._note(walk, candidate, fault)
                 self._live.note_failure(key, fault.kind, fault.retry_after_s, alone, fault.status)
                 faults.append(fault)
                 if fault.final:
@@ -76,6 +84,7 @@ class Attempts:
             else:
                 self._live.note_success(key)
                 self._metrics.attempts[candidate.offer.provider, "ok"] += 1
+                walk.calls.append(_ended(walk, candidate, "ok", 200))
                 return answer
             finally:
                 self._live.release(entry)
@@ -129,12 +138,29 @@ class Attempts:
         offer, need = candidate.offer, walk.need
         paid_nusd = walk.cover_nusd
         most_nusd = walk.held_nusd + paid_nusd
-        meter = Meter(offer, catalog.policy, need.at, need.prompt_tokens, need.choices, most_nusd, paid_nusd)
         provider = catalog.providers[offer.provider]
+        lost_nusd = 0 if walk.purse is None else walk.purse.nusd
+        meter = Meter(
+            offer,
+            catalog.policy,
+            need.at,
+            need.prompt_tokens,
+            need.choices,
+            most_nusd,
+            paid_nusd,
+            walk.fixed_nusd,
+            walk.unit_nusd,
+            lost_nusd=lost_nusd,
+        )
         walk.attempt_s = sent_s = self._monotonic()
         walk.sent_s = walk.sent_s or sent_s
+        if self._settings.otlp_endpoint is not None:
+            trace = self._traced(walk, provider, offer, trace)
         try:
             asked = Ask(provider, offer, body, candidate.output_tokens)
+            if provider.pays in ("x402", "mpp"):
+                walk.purse = walk.purse or Purse(walk.request_id)
+                asked = replace(asked, purse=walk.purse, worst_nusd=_worst_cost_nusd(candidate, need))
             if not body.stream:
                 return await self._sender.answer(asked, trace, meter)
             wish = usage_wish(body.include_usage)
@@ -142,10 +168,33 @@ class Attempts:
         finally:
             walk.timings_ms["upstream"] = (self._monotonic() - sent_s) * 1e3
 
-    def _note(self, candidate: Candidate, fault: AttemptFault) -> None:
+    def _traced(
+        self, walk: Walk, provider: Provider, offer: Offer, headers: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """Begin the span of a call, and return the headers that make the upstream's its child."""
+        if walk.trace is None:
+            walk.trace = Trace.begin(walk.traceparent, self._settings.otlp_sample)
+        parts = urlsplit(provider.base_url)
+        call = walk.trace.call(
+            walk.attempt_s,
+            {
+                named.OPERATION: named.CHAT,
+                named.PROVIDER: provider.name,
+                named.REQUEST_MODEL: offer.upstream_model,
+                named.SERVER_ADDRESS: parts.hostname or "",
+                named.SERVER_PORT: parts.port or (80 if parts.scheme == "http" else 443),
+            },
+        )
+        return walk.trace.headers(call, headers)
+
+    def _note(self, walk: Walk, candidate: Candidate, fault: AttemptFault) -> None:
         """Log a failed attempt; what only the operator can mend is an alert of the live table."""
+        if walk.trace is not None and walk.trace.calls:
+            call = walk.trace.calls[-1]
+            call.ended_s, call.fault, call.status = self._monotonic(), fault.kind, fault.status
         provider = candidate.offer.provider
         self._metrics.attempts[provider, fault.kind] += 1
+        walk.calls.append(_ended(walk, candidate, fault.kind, fault.status))
         _log.warning(
             "attempt at %s by %s failed: %s (%s)",
             candidate.model.id,
@@ -153,6 +202,20 @@ class Attempts:
             fault.kind,
             fault.status,
         )
+
+
+def _worst_cost_nusd(candidate: Candidate, need: Need) -> int:
+    """Return the most that an upstream can ask for by its list price: what its 402 is compared with."""
+    offer = candidate.offer
+    output = (candidate.output_tokens or offer.max_output) * need.choices
+    prompt = min(need.prompt_tokens_bound, offer.context)
+    return worst_cost_nusd(offer, need.at, Tokens(prompt, output))
+
+
+def _ended(walk: Walk, candidate: Candidate, outcome: str, status: int | None) -> Attempt:
+    """Say what came of the attempt that the walk has just made."""
+    ms = round(walk.timings_ms.get("upstream", 0.0))
+    return Attempt(candidate.offer.provider, candidate.model.id, outcome, status, ms)
 
 
 def _sooner(before: RouterError | None, now: RouterError) -> RouterError:

@@ -26,14 +26,15 @@ def spendable_nusd(account: Account, caller: Caller, cover_nusd: int) -> int | N
 
 
 async def hold(ledger: Ledger, walk: Walk, candidate: Candidate) -> None:
-    """Hold a candidate's worst case, less what the idempotency key has paid before.
+    """Hold a candidate's worst case, less what the idempotency key has paid before, or a wallet's payment.
 
     A hold that is too small for it is given back first.
 
     Each new hold of a request has an id of its own, since every hold has one settle or one release.
     Raises `OutOfCredit` and `Unavailable`.
     """
-    amount_nusd = max(0, candidate.max_nusd - walk.cover_nusd)
+    paid = walk.credential
+    amount_nusd = max(0, candidate.max_nusd - walk.cover_nusd) if paid is None else paid.quote.nusd
     if walk.hold_id is not None:
         if amount_nusd <= walk.held_nusd:
             return
@@ -57,6 +58,7 @@ async def hold(ledger: Ledger, walk: Walk, candidate: Candidate) -> None:
             idempotency_key=once.key if once is not None else None,
             require_credit=walk.caller.require_credit,
             claim=once.claim if once is not None else None,
+            payment=None if paid is None else paid.claim,
         )
     )
     walk.holds += 1  # one that was refused was not written, and leaves its id to the next
@@ -107,21 +109,32 @@ async def store(ledger: Ledger, walk: Walk, answer: StoredAnswer | None) -> None
             walk.charged_nusd = charged
 
 
+def _loss(walk: Walk, hold_id: str) -> Settlement | None:
+    """Return what our wallet has paid for nothing, which the customer is not charged for."""
+    if walk.purse is None or not walk.purse.nusd or walk.candidate is None:
+        return None
+    model, provider = walk.candidate.model.id, walk.candidate.offer.provider
+    return Settlement(hold_id, 0, 0, 0, walk.purse.nusd, model, provider)
+
+
 def _end(walk: Walk, hold_id: str, answer: StoredAnswer | None) -> End:
     bill, candidate = walk.bill, walk.candidate
     if bill is None or candidate is None or bill.tokens.completion == 0:
-        return Release(hold_id, answer)
+        return Release(hold_id, answer, delivered=_loss(walk, hold_id))
     settlement = Settlement(
         request_id=hold_id,
         prompt_tokens=bill.tokens.prompt,
         completion_tokens=bill.tokens.completion,
-        charge_nusd=charge_nusd(walk),
+        charge_nusd=0 if walk.withheld else charge_nusd(walk),
         upstream_cost_nusd=bill.upstream_nusd,
         model=walk.answered_model or candidate.model.id,
         provider=candidate.offer.provider,
         estimated=bill.estimated,
         answer=answer,
+        metered_nusd=bill.metered_nusd if walk.credential is not None else None,
     )
+    if walk.withheld:
+        return Release(hold_id, delivered=settlement)
     if settlement.charge_nusd == 0 and walk.cover_nusd:
         return Release(hold_id, answer, covered=True, delivered=settlement)
     return settlement

@@ -23,30 +23,39 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from router import idempotency
-from router.access.keys import Access, Keys
+from router.access.keys import Access, Caller, Keys
+from router.access.terms import Refused
 from router.attempts import Attempts
-from router.billing import hold, note, note_bill, settle, spendable_nusd, store
+from router.billing import hold, settle, spendable_nusd, store
 from router.catalog.snapshot import Snapshot
 from router.deadline import Deadline
 from router.decider import Decider
 from router.ended import Ended
-from router.errors import InternalError, LimitReached, OutOfCredit, RouterError, UpstreamTimeout
+from router.errors import (
+    InternalError,
+    LimitReached,
+    OutOfCredit,
+    PayerAtLimit,
+    RouterError,
+    UpstreamTimeout,
+)
 from router.gate import Place
 from router.learning import Learning
-from router.ledger.journal import Flight
 from router.ledger.ledger import Ledger
 from router.places import KeyAtLimit, Places
+from router.relay import Client, Relay
 from router.routing.decide import Decision
 from router.routing.explain import record, refusal
 from router.routing.live import LiveTable
 from router.routing.sessions import Session
 from router.settings import Settings
 from router.telemetry.metrics import Metrics
-from router.upstream.answer import Answer
+from router.till import NOBODY, Till, pays
 from router.upstream.send import Sender
-from router.upstream.stream import StreamRelay
-from router.walk import Walk, cost_header, head, standing_headers, trace_headers
+from router.walk import Walk, begun, head, standing_headers, trace_headers
 from router.wire import RequestBody, parse_request
 
 _log = logging.getLogger("router.chat")
@@ -62,18 +71,7 @@ class Incoming:
     authorization: bytes | None
     body: bytes
     began_s: float
-
-
-class Client(Protocol):
-    """The other end: a head, then the body."""
-
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send the head."""
-        ...
-
-    async def send(self, data: bytes, *, more: bool) -> None:
-        """Send a part of the body, waiting while the client does not read."""
-        ...
+    path: str = ""
 
 
 class CatalogSource(Protocol):
@@ -97,6 +95,7 @@ class Rooms:
     learning: Learning
     metrics: Metrics
     ended: Ended
+    till: Till | None
     recall: Callable[[str, Session | None], Awaitable[None] | None] | None
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
@@ -121,6 +120,7 @@ class Chat:
             rooms.metrics,
             rooms.monotonic,
         )
+        self._relay = Relay(rooms.ledger, rooms.learning, rooms.till, rooms.monotonic)
 
     async def complete(self, incoming: Incoming, client: Client) -> None:
         """Answer one chat completion.
@@ -128,7 +128,7 @@ class Chat:
         Raises `RouterError` while nothing has been sent; after that an error is part of the answer.
         """
         walk, rooms = self._begin(incoming), self._rooms
-        rooms.metrics.inflight += 1
+        rooms.metrics.running[walk.request_id] = walk
         try:
             try:
                 await self._walk(walk, incoming, client)
@@ -136,8 +136,10 @@ class Chat:
                 await self._queue(walk, incoming, client, refused)
         except RouterError as error:
             walk.outcome = error.name
+            if isinstance(error, OutOfCredit) and rooms.till is not None:
+                rooms.till.offer_beside(error, walk)
             if walk.standing is not None:
-                error.told = standing_headers(walk.standing)
+                error.told = [*error.told, *standing_headers(walk.standing)]
             raise
         except asyncio.CancelledError:
             walk.outcome = "client_gone"
@@ -146,7 +148,7 @@ class Chat:
             walk.outcome = InternalError.name
             raise
         finally:
-            rooms.metrics.inflight -= 1
+            rooms.metrics.running.pop(walk.request_id, None)
             rooms.ended.note(walk, rooms.monotonic())
 
     async def route(self, incoming: Incoming) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
@@ -167,14 +169,17 @@ class Chat:
         if idempotency.HEADER in incoming.headers and await self._replay(walk, incoming, client):
             return
         decision = await self._decide(walk, body, incoming, catalog)  # 3, 4, 5
+        decision = self._payable(walk, decision, catalog)
         key = walk.caller.key if walk.caller else None
         key_place, walk.standing = await rooms.places.at_key(key, decision.need)
         try:
             await self._hold(walk, catalog)  # 6
+            if rooms.till is not None:
+                await rooms.till.verify(walk)
             trace = trace_headers(walk, incoming.headers)
-            with Deadline(rooms.settings.deadline_s):
+            with Deadline(self._patience_s(walk)):
                 answer = await self._attempts.first_answer(walk, body, catalog, trace)  # 7, 8
-            await self._relay(walk, answer, client)  # 9
+            await self._relay.hand_out(walk, answer, client)  # 9
         except LimitReached:
             if key_place is not None and not walk.attempts:
                 key_place.withdraw()  # it did nothing yet, and may come again
@@ -184,10 +189,14 @@ class Chat:
             raise UpstreamTimeout("No upstream answered in time.") from None
         finally:
             _leave(walk, key_place)
-            if walk.once is None:
-                settle(rooms.ledger, walk)  # 10
-            else:  # a retry must find the key as it is left here
-                await store(rooms.ledger, walk, None)
+            try:
+                if walk.once is None and walk.credential is None:
+                    settle(rooms.ledger, walk)  # 10
+                else:  # a retry must find the key as it is left here, and a payment what it is for
+                    await store(rooms.ledger, walk, None)
+            finally:  # who leaves right then owes it all the same
+                if rooms.till is not None:
+                    rooms.till.collect(walk)
         rooms.learning.answered(walk, catalog.policy)
 
     async def _replay(self, walk: Walk, incoming: Incoming, client: Client) -> bool:
@@ -201,9 +210,14 @@ class Chat:
             now=walk.at,
             limit_bytes=settings.idempotency_mib * 2**20,
         )
+        till = self._rooms.till
         if isinstance(found, idempotency.Once):
+            if walk.credential is not None:
+                found.claim = replace(found.claim, cover_nusd=0)  # what was signed for is paid whole
             walk.once = found
             return False
+        if till is not None:
+            await till.prove(walk)
         status, headers, body = idempotency.replay(found, walk.client_request_id)
         walk.outcome = "replayed"
         await client.start(status, headers)
@@ -270,13 +284,48 @@ class Chat:
         return within
 
     def _begin(self, incoming: Incoming) -> Walk:
-        return Walk(incoming.request_id, incoming.client_request_id, incoming.began_s, self._rooms.now())
+        return begun(incoming, self._rooms.now())
 
     async def _identify_and_parse(self, walk: Walk, incoming: Incoming) -> RequestBody:
-        walk.caller = await self._rooms.keys.identify(incoming.authorization, self._rooms.access)
+        walk.caller = await self._identify(walk, incoming)
         body = parse_request(incoming.body)
         walk.stream = body.stream
         return body
+
+    async def _identify(self, walk: Walk, incoming: Incoming) -> Caller:
+        """Say who asks: a payment speaks for its payer, beside an API key too."""
+        rooms, till = self._rooms, self._rooms.till
+        if till is None:
+            return await rooms.keys.identify(incoming.authorization, rooms.access)
+        key = None if pays(incoming.authorization) else incoming.authorization
+        caller = await rooms.keys.identify(key, "open")
+        asked = till.asked(incoming.headers, incoming.authorization, incoming.body, incoming.path)
+        till.read(walk, asked)
+        if walk.credential is not None:
+            return till.payer(walk.credential)
+        if walk.unpaid or (caller.key is None and rooms.access == "paid"):
+            return NOBODY
+        return replace(caller, require_credit=True) if rooms.access == "paid" else caller
+
+    def _patience_s(self, walk: Walk) -> float:
+        """Return how long an answer may take to begin: not beyond a signature that is settled then."""
+        longest_s, till = self._rooms.settings.deadline_s, self._rooms.till
+        return longest_s if till is None else min(longest_s, till.left_s(walk))
+
+    def _payable(self, walk: Walk, decision: Decision, catalog: Snapshot) -> Decision:
+        """Keep a decision to what a payment covers. Raises the 402 for who does not pay."""
+        till, paid = self._rooms.till, walk.credential
+        if till is None or (paid is None and walk.caller is not NOBODY):
+            return decision
+        if paid is None:
+            raise till.due(walk, walk.unpaid)
+        within = self._rooms.decider.within(decision, catalog, walk.live, paid.quote.nusd)
+        if within.candidates:
+            walk.decision = decision = within
+        elif paid.quote.catalog == decision.catalog:  # else a promise made before the last reload is kept
+            raise till.due(walk, Refused("payment_insufficient", problem="payment-insufficient"))
+        till.agree(walk, paid)
+        return decision
 
     async def _decide(self, walk: Walk, body: RequestBody, incoming: Incoming, catalog: Snapshot) -> Decision:
         """Rank the offers; raises the refusal when nothing fits."""
@@ -301,75 +350,15 @@ class Chat:
         walk.session, walk.said = judgement.session, judgement.said
         walk.stripped = judgement.prompt.stripped
         walk.timings_ms.update(judgement.timings_ms)
+        walk.decided_s = judgement.decided_s
         if not decision.candidates:
             raise refusal(decision)
         return decision
 
-    async def _keep(
-        self,
-        walk: Walk,
-        once: idempotency.Once,
-        piece: bytes,
-        headers: list[tuple[bytes, bytes]],
-        answer: Answer | StreamRelay,
-    ) -> None:
-        """Take the answer down for a retry; with its last part, settle before that is handed out.
-
-        One that broke off is not kept.
-        """
-        once.add(piece)
-        if answer.bill is not None:
-            walk.bill = answer.bill
-            whole = isinstance(answer, Answer) or answer.fault is None
-            await store(self._rooms.ledger, walk, once.answer(200, headers) if whole else None)
-
-    async def _relay(self, walk: Walk, answer: Answer | StreamRelay, client: Client) -> None:
-        rooms = self._rooms
-        walk.answered_model = _other_model(walk, answer.model)
-        headers = head(walk)
-        walk.first_piece_s = rooms.monotonic()
-        if isinstance(answer, Answer):
-            walk.bill = answer.bill
-            note_bill(rooms.ledger, walk, answer.bill)
-            rooms.learning.whole(walk, answer.bill)
-            length = (b"content-length", b"%d" % len(answer.body))
-            headers = [_JSON, length, cost_header(walk), *headers]
-            if walk.once is not None:
-                await self._keep(walk, walk.once, answer.body, headers, answer)
-            await client.start(200, headers)
-            await client.send(answer.body, more=False)
-            return
-        client_s = 0.0
-        flight: Flight | None = None
-        try:
-            headers = [*_STREAM_HEADERS, *headers]
-            await client.start(200, headers)
-            while piece := await answer.next():
-                if answer.bill is not None:
-                    if walk.hold_id is not None:
-                        note_bill(rooms.ledger, walk, answer.bill)
-                elif flight is None:
-                    flight = note(rooms.ledger, walk, answer.tariff(), answer.delivered.tokens)
-                else:
-                    flight.delivered(answer.delivered.tokens)
-                if walk.once is not None:
-                    await self._keep(walk, walk.once, piece, headers, answer)
-                before_s = rooms.monotonic()
-                await client.send(piece, more=True)
-                client_s += rooms.monotonic() - before_s
-            ended_s = rooms.monotonic()
-            await client.send(b"", more=False)
-            rooms.learning.stream(walk, answer, ended_s, client_s)
-        finally:
-            walk.bill = answer.bill_so_far()
-            if answer.fault is not None:
-                walk.outcome = answer.fault.name
-            await answer.aclose()
-
 
 def _may_wait(walk: Walk, refused: LimitReached) -> bool:
     """Tell whether limits of offers alone stopped a request, before anything was sent."""
-    return not walk.attempts and not isinstance(refused, KeyAtLimit)
+    return not walk.attempts and not isinstance(refused, KeyAtLimit | PayerAtLimit)
 
 
 def _leave(walk: Walk, key_place: Place | None) -> None:
@@ -378,22 +367,3 @@ def _leave(walk: Walk, key_place: Place | None) -> None:
     for place in (walk.place, key_place):
         if place is not None:
             place.leave(used)
-
-
-_JSON = (b"content-type", b"application/json")
-_EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
-# nginx would hold a stream back otherwise
-_STREAM_HEADERS = (_EVENTS, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
-
-
-def _other_model(walk: Walk, named: str | None) -> str | None:
-    """Return the model that the upstream says answered, where that is not the one that was asked for."""
-    if not named or walk.candidate is None:
-        return None
-    asked = walk.candidate.offer.upstream_model.lower().rsplit("/", 1)[-1]
-    said = named.lower().rsplit("/", 1)[-1]
-    # A dated snapshot of the model that was asked for ("gpt-6-2026-09-01" for "gpt-6") is that model.
-    if said.startswith(asked) or asked.startswith(said):
-        return None
-    _log.warning("%s was asked for, the upstream names %.80r as the model that answered", asked, named)
-    return "".join(letter if letter.isprintable() else "?" for letter in named[:200])

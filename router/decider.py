@@ -47,6 +47,7 @@ class Judgement(Struct, frozen=True, gc=False):
     said: Category | None
     session: Session | None
     timings_ms: dict[str, float]
+    decided_s: float
 
 
 class Decider:
@@ -122,7 +123,7 @@ class Decider:
             "classify": (reading.classified_s - reading.began_s) * 1e3,
             "decide": (decided_s - asked_s) * 1e3,
         }
-        return Judgement(decision, reading.prompt, live, categorised.category, session, timings_ms)
+        return Judgement(decision, reading.prompt, live, categorised.category, session, timings_ms, decided_s)
 
     def within(self, judged: Decision, catalog: Snapshot, live: Live, credit_nusd: int) -> Decision:
         """Decide the same need again, among the offers whose worst case a credit covers."""

@@ -1,13 +1,17 @@
-"""What is told of requests that have ended: the metrics, one log line each, the decision log."""
+"""What is told of requests that have ended: the metrics, a log line each, the decision log, the history."""
 
 from __future__ import annotations
 
 import asyncio
 
+from router.catalog.snapshot import Offer, Snapshot
+from router.history.history import History
+from router.remembered import Remembering
 from router.routing.recorded import Actual
-from router.routing.recorder import Recorder
+from router.routing.recorder import Recorder, baseline_nusd, baseline_offers
+from router.spans import Receiver, tell
 from router.telemetry.log import RequestLog
-from router.telemetry.metrics import Metrics
+from router.telemetry.metrics import NO_MODEL, Metrics
 from router.walk import Walk
 
 BATCH = 32
@@ -19,18 +23,31 @@ class Ended:
 
     Lines are written when `batch` requests wait, or WAIT_S after the first of them: 4 % less CPU a request at
     64 connections than one by one, since the code for them is then in the processor's caches.
-    `recorder` None keeps no decision log.
+    `recorder` None keeps no decision log, `history` None nothing for the pages. A `receiver` is told too, of
+    `sample` of the new traces.
     """
 
     def __init__(
-        self, log: RequestLog, recorder: Recorder | None, metrics: Metrics, batch: int = BATCH
+        self,
+        log: RequestLog,
+        recorder: Recorder | None,
+        metrics: Metrics,
+        batch: int = BATCH,
+        receiver: Receiver | None = None,
+        sample: float = 1.0,
+        history: History | None = None,
     ) -> None:
         self._log = log
         self._recorder = recorder
         self._metrics = metrics
         self._batch = batch
+        self._receiver = receiver
+        self._sample = sample
+        self._history = history
+        self._remembering = Remembering()
         self._waiting: list[tuple[Walk, float]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._baseline: tuple[Snapshot | None, tuple[Offer, ...]] = (None, ())
 
     def note(self, walk: Walk, now_s: float) -> None:
         """Take a request that ended at `now_s` of the monotonic clock; from the event loop."""
@@ -49,9 +66,25 @@ class Ended:
         waiting, self._waiting = self._waiting, []
         for walk, now_s in waiting:
             _write_line(walk, now_s, self._log)
-        if self._recorder is not None:
-            for walk, now_s in waiting:
-                _record(walk, now_s, self._recorder)
+        for walk, now_s in waiting:
+            baseline_nusd = _record(walk, now_s, self._recorder) if self._recorder is not None else None
+            if self._recorder is None:
+                baseline_nusd = self._baseline_nusd(walk)
+            if baseline_nusd is not None and walk.bill is not None:
+                self._metrics.compare(walk.bill.upstream_nusd, baseline_nusd)
+            if self._receiver is not None:
+                tell(walk, now_s, self._receiver, self._sample)
+            if self._history is not None:
+                self._history.note(self._remembering.record(walk, now_s))
+
+    def _baseline_nusd(self, walk: Walk) -> int | None:
+        """Return what the answer costs at the baseline, where no line of the log says it."""
+        catalog, bill = walk.catalog, walk.bill
+        if catalog is None or bill is None or walk.decision is None:
+            return None
+        if self._baseline[0] is not catalog:
+            self._baseline = (catalog, baseline_offers(catalog))
+        return baseline_nusd(self._baseline[1], walk.need.at, bill.tokens)
 
 
 def _write_line(walk: Walk, now_s: float, log: RequestLog) -> None:
@@ -64,6 +97,7 @@ def _write_line(walk: Walk, now_s: float, log: RequestLog) -> None:
         {
             "request_id": walk.request_id,
             "client_request_id": walk.client_request_id,
+            "trace_id": walk.trace_id,
             "account": walk.caller.account if walk.caller is not None else None,
             "outcome": walk.outcome,
             "asked": decision.need.asked.name if decision is not None else None,
@@ -83,10 +117,11 @@ def _write_line(walk: Walk, now_s: float, log: RequestLog) -> None:
     )
 
 
-def _record(walk: Walk, now_s: float, recorder: Recorder) -> None:
+def _record(walk: Walk, now_s: float, recorder: Recorder) -> int | None:
+    """Write the decision; return what the answer costs at the baseline, None where nothing was billed."""
     decision, catalog = walk.decision, walk.catalog
     if decision is None or catalog is None:
-        return
+        return None
     offer = walk.candidate.offer if walk.candidate is not None else None
     bill = walk.bill
     tokens = bill.tokens if bill is not None else None
@@ -107,7 +142,7 @@ def _record(walk: Walk, now_s: float, recorder: Recorder) -> None:
         first_s=None if walk.first_piece_s is None else walk.first_piece_s - walk.began_s,
         estimated=bill.estimated if bill is not None else False,
     )
-    recorder.note(
+    return recorder.note(
         decision,
         catalog,
         walk.live,
@@ -122,8 +157,8 @@ def _record(walk: Walk, now_s: float, recorder: Recorder) -> None:
 def _count(walk: Walk, now_s: float, metrics: Metrics) -> None:
     candidate, bill, decision = walk.candidate, walk.bill, walk.decision
     category = decision.categorised.category if decision is not None else None
-    model = candidate.model.id if candidate is not None else None
-    metrics.requests[category or "named", model or "none", walk.outcome] += 1
+    model = candidate.model.id if candidate is not None else NO_MODEL
+    metrics.requests[category or "named", model, walk.outcome, walk.payer] += 1
     if decision is not None and decision.need.asked.auto and decision.categorised.confidence is not None:
         metrics.confidence.observe(decision.categorised.confidence)
     metrics.seconds.observe(now_s - walk.began_s)
@@ -133,7 +168,8 @@ def _count(walk: Walk, now_s: float, metrics: Metrics) -> None:
         queued_s = walk.timings_ms.get("queue", 0.0) / 1e3
         metrics.overhead.observe(walk.sent_s - walk.began_s - queued_s)
     if bill is not None:
-        metrics.prompt_tokens += bill.tokens.prompt
-        metrics.completion_tokens += bill.tokens.completion
-        metrics.cost_nusd += walk.charged_nusd or 0
-        metrics.upstream_cost_nusd += bill.upstream_nusd
+        spent = metrics.spent[model]
+        spent.prompt_tokens += bill.tokens.prompt
+        spent.completion_tokens += bill.tokens.completion
+        spent.cost_nusd += walk.charged_nusd or 0
+        spent.upstream_cost_nusd += bill.upstream_nusd

@@ -5,6 +5,8 @@
     │   └── NothingFits       400  no offer can ever serve this request
     ├── InvalidKey            401  wrong, expired or missing API key
     ├── OutOfCredit           402  this customer's own money is used up
+    ├── PaymentRequired       402  nobody pays for this request yet, or what was signed does not do
+    ├── PaymentRefused        403  this signature was used before, or its payer owes for an earlier answer
     ├── NotFound              404  unknown route, model or id
     │   ├── ModelNotFound     404  the model is not in the catalog
     │   └── ModelNotAvailable 404  known, but no usable offer; names the missing setting
@@ -13,10 +15,12 @@
     ├── TooLarge              413
     ├── KeyReused             422  the same Idempotency-Key came with another body
     ├── LimitReached          429  only limits stand in the way; always a Retry-After
+    │   └── PayerAtLimit      429  this wallet has too much open
     ├── InternalError         500
     ├── UpstreamRefused       4xx  the upstream's own 400, 413 or 422, kept with its status
     ├── UpstreamBroke         502
     ├── Unavailable           503  unhealthy upstreams or storage down; always a Retry-After
+    ├── SettlementUnknown     503  a payment was sent and nobody can say yet whether it went through
     └── UpstreamTimeout       504
 
 `name` is a low-cardinality word: it is the error's metric label as well as its field in the body.
@@ -129,6 +133,41 @@ class OutOfCredit(RouterError):
         return {**super().payload(style), **known}
 
 
+class PaymentRequired(RouterError):
+    """A wallet can pay for this request: `told` carries the offers, `problem` says what is wrong so far.
+
+    `problem` is a problem type of MPP (draft-httpauth-payment-00), the last part of its URI; the members of a
+    problem document (RFC 9457) stand beside `error` in the body.
+    """
+
+    status = 402
+    type = "insufficient_quota"
+    name = "payment_required"
+
+    def __init__(self, message: str, *, name: str | None = None, problem: str = "payment-required") -> None:
+        super().__init__(message, name=name)
+        self.problem = problem
+
+    def body(self, style: ErrorCodeStyle = "status") -> bytes:
+        """Return the whole JSON body."""
+        document = {
+            "error": self.payload(style),
+            "type": f"https://paymentauth.org/problems/{self.problem}",
+            "title": self.problem.replace("-", " ").capitalize(),
+            "status": self.status,
+            "detail": self.message,
+        }
+        return json.dumps(document).encode()
+
+
+class PaymentRefused(RouterError):
+    """This signature was used before, or its payer owes for an earlier answer; paying anew does not help."""
+
+    status = 403
+    type = "invalid_request_error"
+    name = "payment_replayed"
+
+
 class NotFound(RouterError):
     """The route or the thing asked for does not exist."""
 
@@ -189,6 +228,10 @@ class LimitReached(RouterError):
     name = "rate_limit_exceeded"
 
 
+class PayerAtLimit(LimitReached):
+    """A wallet has as many payments open as it may: no place of an offer becomes free by waiting."""
+
+
 class InternalError(RouterError):
     """Something of ours broke; the log has the traceback, the client does not."""
 
@@ -218,6 +261,21 @@ class Unavailable(RouterError):
 
     status = 503
     name = "unavailable"
+
+
+class SettlementUnknown(RouterError):
+    """A payment was sent and nobody can say yet whether it went through: paying again may pay twice.
+
+    OpenAI's SDKs repeat a 503 by themselves, and a wallet around them would sign anew; `x-should-retry` is
+    their own way to be told not to.
+    """
+
+    status = 503
+    name = "settlement_unknown"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that belong to this error."""
+        return [(b"x-should-retry", b"false"), *super().headers()]
 
 
 class UpstreamTimeout(RouterError):

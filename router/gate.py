@@ -60,6 +60,10 @@ class Gate(Protocol):
         """Take a place at one subject, and say how it then stands to its limits."""
         ...
 
+    async def standing(self, subject: Subject, limits: Limits) -> Standing:
+        """Say how a subject stands to its limits of the minute; takes no place."""
+        ...
+
     def line_up(self, seconds: float) -> Turn | None:
         """Return a turn to wait, of so many seconds in all; None when too many wait."""
         ...
@@ -99,6 +103,10 @@ class LocalGate:
         """Take a place at one subject, and say how it then stands to its limits."""
         entered = self._admission.admit([(subject, limits)], tokens)
         return entered, self._admission.standing(subject, limits, self._clock())
+
+    async def standing(self, subject: Subject, limits: Limits) -> Standing:
+        """Say how a subject stands to its limits of the minute; takes no place."""
+        return self._admission.standing(subject, limits, self._clock())
 
     def line_up(self, seconds: float) -> Ticket | None:
         """Return a turn to wait, of so many seconds in all; None when too many wait."""

@@ -91,6 +91,10 @@ class Places:
             standing=standing,
         )
 
+    async def standing(self, key: ApiKey) -> Standing:
+        """Say how a key stands to its limits of the minute."""
+        return await self._gate.standing(("key", key.id), key.limits)
+
     def line_up(self, queue_s: float) -> Turn | None:
         """Return a turn to wait for places, of so many seconds in all; None when too many wait."""
         return self._gate.line_up(queue_s)

@@ -24,15 +24,23 @@ _log = logging.getLogger("router.catalog")
 _Scan = tuple[tuple[str, int, int, int, int], ...]
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sources:
-    """Where a catalog comes from, and the world that decides which of its offers can be used."""
+    """Where a catalog comes from, and the world that decides which of its offers can be used.
+
+    `unpayable` says what keeps the wallet from paying at the moment, None where nothing does.
+    """
 
     directory: Path
     environ: Mapping[str, str]
     today: Callable[[], date]
     demo: bool = False
     demo_when_empty: bool = True
+    unpayable: Callable[[], str | None] = _nothing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class RunningCatalog:
         self._reading = asyncio.Lock()
         self._asked = False
         self._day = sources.today()
+        self._other: tuple[object, Snapshot] | None = None
         self._taken = _scan(sources.directory)
         self.current = load(sources, self._local)
         self.applied_at = now()
@@ -90,6 +99,28 @@ class RunningCatalog:
                 self._reject(faults.faults)
             else:
                 self._apply(fresh)
+
+    @property
+    def directory(self) -> Path:
+        """Return the folder of the files."""
+        return self._sources.directory
+
+    async def other(self, directory: Path) -> Snapshot:
+        """Return the catalog of another folder as it would serve here; nothing that serves changes.
+
+        The last one is kept until a file of it changes. Raises `CatalogFaults` with every fault.
+        """
+        return await asyncio.to_thread(self._load_other, directory)
+
+    def _load_other(self, directory: Path) -> Snapshot:
+        sources = dataclasses.replace(self._sources, directory=directory)
+        seen = (directory, _scan(directory), sources.today(), self._local)
+        kept = self._other
+        if kept is not None and kept[0] == seen:
+            return kept[1]
+        found = load(sources, self._local)
+        self._other = (seen, found)
+        return found
 
     def ask_reload(self) -> None:
         """Have the watch read the files within a second; for signal handlers and other threads."""
@@ -161,7 +192,12 @@ def load(sources: Sources, local: Mapping[str, LocalServer], running: Snapshot |
     fault of every file.
     """
     snapshot = load_catalog(
-        sources.directory, environ=sources.environ, today=sources.today(), local=local, running=running
+        sources.directory,
+        environ=sources.environ,
+        today=sources.today(),
+        local=local,
+        running=running,
+        unpayable=sources.unpayable(),
     )
     if sources.demo:
         return _with_demo(_switched_off(snapshot))
@@ -178,6 +214,11 @@ async def probe(directory: Path) -> dict[str, LocalServer]:
 def usable_offers(snapshot: Snapshot) -> list[Offer]:
     """Return the offers that can be used now."""
     return [o for model in snapshot.models.values() for o in model.offers if o.unusable is None]
+
+
+def buys(snapshot: Snapshot) -> bool:
+    """Tell whether the wallet may have to pay: whether an offer that can be used needs it."""
+    return any(snapshot.providers[o.provider].pays in ("x402", "mpp") for o in usable_offers(snapshot))
 
 
 def is_demo(snapshot: Snapshot) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,8 +11,8 @@ import msgspec
 from router.access.keys import OPEN_ACCOUNT
 from router.errors import Unavailable
 from router.ledger.ledger import Ledger
-from router.running import RunningCatalog
-from router.telemetry.metrics import Gauge, Metrics, Numbers
+from router.running import RunningCatalog, usable_offers
+from router.telemetry.metrics import Gauge, Metrics, Numbers, added
 from router.workers.link import Link
 
 if TYPE_CHECKING:
@@ -51,11 +52,18 @@ class Service:
 
     async def exposition(self) -> bytes:
         """Return the metrics of all workers; of this one alone while the supervisor is gone."""
+        return self._metrics.render(await self._others())
+
+    async def numbers(self) -> Numbers:
+        """Return the figures of all workers, added up."""
+        return added([self._metrics.numbers(), *await self._others()])
+
+    async def _others(self) -> list[Numbers]:
         others: list[bytes] = []
         if self._link is not None:
             with contextlib.suppress(Unavailable):
                 others = await self._link.gather(await self._numbers())
-        return self._metrics.render([_NUMBERS.decode(numbers) for numbers in others])
+        return [_NUMBERS.decode(numbers) for numbers in others]
 
     async def reload(self) -> None:
         """Have every worker read the catalog's files; returns when they have."""
@@ -72,13 +80,23 @@ class Service:
         return b""
 
 
-def gauges(link: Link | None, shared: SharedGate | None) -> list[Gauge]:
-    """Return the figures of a service of several processes."""
-    found = []
+def gauges(
+    link: Link | None, shared: SharedGate | None, catalog: RunningCatalog, now: datetime
+) -> list[Gauge]:
+    """Return the figures that are the service's and no sum over its workers, which share the files."""
+    usable = usable_offers(catalog.current)
+    found = [
+        Gauge("router_catalog_age_seconds", max(0.0, (now - catalog.applied_at).total_seconds())),
+        Gauge("router_catalog_rejected", catalog.rejected is not None),
+        Gauge("router_catalog_offers", len(usable)),
+    ]
+    priced = [offer.price_as_of for offer in usable if offer.price_as_of is not None]
+    if priced:
+        days = max(0, (now.date() - min(priced)).days)
+        found.append(Gauge("router_catalog_price_age_seconds", days * 86_400))
     if link is not None:
-        found.append(Gauge("router_workers", "Worker processes that listen", link.running))
+        found.append(Gauge("router_workers", link.running))
     if shared is not None:
-        text = "1 while limits are shared through Redis, 0 while each replica goes by its part of them"
-        found.append(Gauge("router_limits_shared", text, shared.shared))
-        found.append(Gauge("router_replicas", "Processes that share limits", shared.replicas))
+        found.append(Gauge("router_limits_shared", shared.shared))
+        found.append(Gauge("router_replicas", shared.replicas))
     return found

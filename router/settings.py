@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -15,6 +16,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from router.payment_settings import PaymentSettings
 
 DEFAULT_PORT = 8402
 DEFAULT_CONFIG = Path("router.toml")
@@ -24,7 +27,7 @@ class SettingsError(Exception):
     """A setting is wrong; the message names it and the fix, a line each."""
 
 
-class Settings(BaseSettings):
+class Settings(PaymentSettings):
     """Hold what the operator set; each name is also an environment variable `ROUTER_<NAME>`."""
 
     model_config = SettingsConfigDict(
@@ -42,7 +45,8 @@ class Settings(BaseSettings):
         None, description="redis://:PASSWORD@HOST:6379/0: limits, sessions and speeds shared by replicas"
     )
     access: Literal["open", "paid"] | None = Field(
-        None, description="open asks for no key; default open on loopback, paid elsewhere"
+        None,
+        description="open asks for no key; default open on loopback, paid elsewhere and where wallets pay",
     )
     admin_key: SecretStr | None = Field(None, description="key of the admin routes, which are off without it")
     log: Literal["json", "text"] = Field("text", description="form of the log on standard error")
@@ -70,6 +74,17 @@ class Settings(BaseSettings):
     decision_log_mib: int = Field(
         2_048, ge=0, description="disk for past decisions, which `router replay` reads; 0 keeps none"
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("otlp_endpoint", "ROUTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="OTLP receiver of traces and metrics, as http://127.0.0.1:4318; needs llm-router[otel]",
+    )
+    otlp_sample: float = Field(1.0, ge=0, le=1, description="share of new traces that are sent")
+    history_requests: int = Field(
+        1_000_000,
+        ge=0,
+        description="requests kept for the pages, one by one, 0.9 GB; 0 keeps none, nor figures",
+    )
     demo: bool = Field(False, description="serve from the built-in demo provider only")
     insecure_open: bool = Field(False, description="allow open access on a public address")
 
@@ -83,6 +98,16 @@ class Settings(BaseSettings):
     def _none_when_blank(cls, value: SecretStr | None) -> SecretStr | None:
         key = "" if value is None else value.get_secret_value().strip()
         return SecretStr(key) if key else None
+
+    @field_validator("otlp_endpoint", mode="after")
+    @classmethod
+    def _check_otlp(cls, value: str | None) -> str | None:
+        if value is None or not value.strip():
+            return None
+        parts = urlsplit(value.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it must be the URL of an OTLP/HTTP receiver, as in http://127.0.0.1:4318")
+        return value.strip()
 
     @field_validator("database_url", mode="after")
     @classmethod
@@ -144,19 +169,11 @@ class Settings(BaseSettings):
     @property
     def asks_for_key(self) -> bool:
         """Tell whether a request without a key is refused."""
-        return (self.access or ("open" if self.loopback else "paid")) == "paid"
+        return (self.access or ("open" if self.loopback and not self.sells else "paid")) == "paid"
 
     def plain(self) -> dict[str, Any]:
         """Return every value with its secrets, as another process takes them: `Settings(**plain)`."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            name: value.get_secret_value()
-            if isinstance(value, SecretStr)
-            else str(value)
-            if isinstance(value, Path)
-            else value
-            for name, value in values.items()
-        }
+        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
 
     @classmethod
     def settings_customise_sources(
@@ -169,6 +186,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the command line first, then the environment, then the file."""
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return {name: _plain(member) for name, member in value.items()}
+    return str(value) if isinstance(value, Path | Decimal) else value
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:

@@ -6,16 +6,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from router.access.keys import Caller
+from router.access.terms import Asked, Credential, Headers, Refused
 from router.catalog.snapshot import Category, Snapshot
 from router.gate import Place
+from router.history.record import Attempt
 from router.idempotency import Once
 from router.ledger.money import nusd_to_usd
 from router.limits import Standing, Window
 from router.routing.decide import Candidate, Decision, Live
 from router.routing.need import Need
 from router.routing.sessions import Session
+from router.telemetry.traces import Trace, parent_of
+from router.upstream.paying import Purse
 from router.upstream.usage import Bill
 
 NO_LIVE = Live()
@@ -35,6 +40,14 @@ class Walk:
     catalog: Snapshot | None = None
     live: Live = NO_LIVE
     session: Session | None = None
+    credential: Credential | None = None  # where a wallet pays
+    asked: Asked | None = None  # what payments look at, where wallets can pay
+    fixed_nusd: int | None = None  # what a whole answer costs, where the payment is for a fixed amount
+    unit_nusd: int = 1  # the charge is a multiple of it
+    unpaid: Refused | None = None  # what is wrong with the payment that came, where it does not do
+    withheld: bool = False  # the answer is here, and its payment failed: the client gets none of it
+    receipt: Headers = field(default_factory=list)  # of the payment, once it is settled
+    taken: bool = False  # the payment's settlement was begun
     once: Once | None = None  # where the client sent an Idempotency-Key
     said: Category | None = None  # what the words said, before the session's floor
     stripped: bool = False
@@ -45,6 +58,7 @@ class Walk:
     standing: Standing | None = None  # of the caller's key, where it has limits of the minute
     candidate: Candidate | None = None
     attempts: int = 0
+    calls: list[Attempt] = field(default_factory=list)  # what came of each attempt that has ended
     bill: Bill | None = None
     charged_nusd: int | None = None
     answered_model: str | None = None
@@ -53,11 +67,38 @@ class Walk:
     attempt_s: float = 0.0
     first_piece_s: float | None = None
     outcome: str = "ok"
+    purse: Purse | None = None  # where the wallet may have paid an upstream
+    decided_s: float | None = None
+    traceparent: str | None = None  # as the client sent it
+    trace: Trace | None = None  # where traces are exported, from the first call on
 
     @property
     def candidates(self) -> Sequence[Candidate]:
         """Return the ranked offers."""
         return self.decision.candidates if self.decision is not None else ()
+
+    @property
+    def model_id(self) -> str | None:
+        """Return the catalog model that serves it, or was tried last."""
+        return self.candidate.model.id if self.candidate is not None else None
+
+    @property
+    def trace_id(self) -> str | None:
+        """Return the trace that it belongs to, the client's or ours."""
+        if self.trace is not None:
+            return self.trace.trace_id
+        parent = parent_of(self.traceparent) if self.traceparent is not None else None
+        return parent.trace_id if parent is not None else None
+
+    @property
+    def payer(self) -> str:
+        """Say who pays, in a word that is a metric's label."""
+        caller = self.caller
+        if caller is None:
+            return "none"
+        if caller.key is not None:
+            return "key"
+        return "wallet" if caller.account.startswith("payer:") else "open"
 
     @property
     def need(self) -> Need:
@@ -75,6 +116,21 @@ class Walk:
     def shown_id(self) -> str:
         """The request id that the client sees: its own, where that was usable."""
         return self.client_request_id or self.request_id
+
+
+class Came(Protocol):
+    """A request as it came in."""
+
+    request_id: str
+    client_request_id: str | None
+    began_s: float
+    headers: Mapping[str, str]
+
+
+def begun(came: Came, at: datetime) -> Walk:
+    """Return the walk of a request that was admitted at `at`."""
+    theirs = came.headers.get("traceparent")
+    return Walk(came.request_id, came.client_request_id, came.began_s, at, traceparent=theirs)
 
 
 def head(walk: Walk) -> list[tuple[bytes, bytes]]:

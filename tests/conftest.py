@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from router.catalog.local import LOCAL_PORTS
+from tests.browser.watched import chromium
 from tests.postgres import Cluster, binaries, execute
 from tests.service.ledgers import Books
 
@@ -28,8 +29,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     skips = {}
     if without_model:
         skips["llm"] = f"no {' and no '.join(without_model)} here: uv run --group llm pytest -m llm"
+    if find_spec("playwright") is None or find_spec("axe_playwright_python") is None:
+        skips["browser"] = "no playwright here: uv run --group browser pytest -m browser"
+    elif chromium() is None and not os.environ.get("CI"):
+        skips["browser"] = "no chromium here: apt-get install chromium"
     if "fresh" not in str(config.getoption("markexpr")):
         skips["fresh"] = "installs the project twice from a clean clone: uv run pytest -m fresh"
+    for marker in ("clients", "openclaw"):
+        if marker not in str(config.getoption("markexpr")):
+            skips[marker] = f"installs packages of others: uv run pytest -m {marker}"
     for item in items:
         for marker, reason in skips.items():
             if item.get_closest_marker(marker) is not None:

@@ -19,6 +19,7 @@ from typing import Any, Self
 import uvicorn
 import uvloop
 
+from router.access.wallet import unpayable
 from router.api.protocol import Bounds, bounded
 from router.app import World, create_app
 from router.running import RunningCatalog, Sources
@@ -95,6 +96,11 @@ class Asking:
         finally:
             connection.close()
 
+    def inflight(self) -> int:
+        """Return how many requests are in progress, as the metrics tell."""
+        lines = self.request("GET", "/metrics").body.decode().splitlines()
+        return sum(int(float(line.split()[-1])) for line in lines if line.startswith("router_inflight{"))
+
     def chat(
         self, prompt: str = "Say hello", *, headers: Mapping[str, str] | None = None, **fields: Any
     ) -> Answer:
@@ -136,6 +142,7 @@ class RouterServer(Asking):
             today=lambda: datetime.now(UTC).date(),
             demo=self.settings.demo,
             demo_when_empty=not self.settings.asks_for_key,
+            unpayable=lambda: unpayable(self.settings, data),
         )
         self.catalog = RunningCatalog(sources, {})
         self._skipped_s = self._stepped_s = 0.0

@@ -1,6 +1,6 @@
 """Break the service on purpose and audit its ledger: `python -m benchmarks.faults NAME`.
 
-Each exits with 1 when the audit finds a fault. `kill` and `storage` take minutes, the others seconds.
+Each exits with 1 when the audit finds a fault. `kill`, `pay` and `storage` take minutes, the others seconds.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import disk, kill, leave, replicas, stop, storage
+from benchmarks.faults import disk, kill, leave, pay, replicas, stop, storage
 from benchmarks.faults.book import Verdict
+from benchmarks.faults.paid import Paid
 from benchmarks.machine import surroundings
 
-NAMES = ("kill", "stop", "leave", "disk", "replicas", "storage")
+NAMES = ("kill", "pay", "stop", "leave", "disk", "replicas", "storage")
+KILLS, PAY_KILLS = 20, 22
 REDIS_KILLS = 5
 
 
@@ -32,11 +34,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--requests",
         type=int,
-        help="default: 10,000 (kill), 50 (stop), 1,000 (the others; replicas: what the credit pays for)",
+        help="default: 10,000 (kill), 400 (pay; 100 with --chain), 50 (stop), 1,000 (the others; replicas:"
+        " what the credit pays for)",
     )
     parser.add_argument("--at-once", type=int, default=32, help="requests at once (default 32)")
     parser.add_argument(
-        "--kills", type=int, default=20, help="kills a seed, stops of PostgreSQL (default 20)"
+        "--kills", type=int, help="kills a seed, stops of PostgreSQL (default 20; pay: 22, each moment twice)"
     )
     parser.add_argument(
         "--pause-s", type=float, default=10.0, help="storage: PostgreSQL's pause (default 10)"
@@ -44,10 +47,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="how often, each with its own seed (default 3)")
     parser.add_argument("--keys", action="store_true", help="kill: clients retry with Idempotency-Key")
     parser.add_argument(
-        "--workers", type=int, default=1, help="kill: processes; half the kills hit one of them"
+        "--workers", type=int, default=1, help="kill, pay: processes; half the kills hit one of them"
     )
     parser.add_argument(
-        "--postgres", action="store_true", help="kill: keep the books in a private PostgreSQL"
+        "--postgres", action="store_true", help="kill, pay: keep the books in a private PostgreSQL"
+    )
+    parser.add_argument(
+        "--chain", action="store_true", help="pay: over anvil and the published facilitator (needs npm, uv)"
+    )
+    parser.add_argument(
+        "--forgets",
+        action="store_true",
+        help="pay: a facilitator that does not tell again what it has settled, as the published one",
     )
     parser.add_argument("--tmpfs", action="store_true", help="disk: fill a small file system (needs mount)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -58,11 +69,11 @@ def measure(told: argparse.Namespace) -> tuple[list[Verdict], list[dict[str, Any
     """Run what was asked for."""
     if told.name == "kill":
         how = kill.How(told.keys, told.workers, told.postgres)
-        return kill.run(told.requests or 10_000, told.at_once, told.kills, told.seeds, how)
+        return kill.run(told.requests or 10_000, told.at_once, told.kills or KILLS, told.seeds, how)
     if told.name == "replicas":
         return replicas.run(told.requests or 1_000, told.at_once)
     if told.name == "storage":
-        return storage.run(told.kills, told.pause_s, REDIS_KILLS, told.at_once)
+        return storage.run(told.kills or KILLS, told.pause_s, REDIS_KILLS, told.at_once)
     seeds = range(1, told.seeds + 1)
     if told.name == "stop":
         found = [asyncio.run(stop.run(told.requests or 50)) for _ in seeds]
@@ -117,6 +128,35 @@ def summary(name: str, verdicts: Sequence[Verdict], about: Sequence[dict[str, An
     return "\n".join(lines)
 
 
+def paid(told: argparse.Namespace) -> tuple[list[Paid], list[dict[str, Any]]]:
+    """Run `pay`."""
+    how = pay.How(told.workers, told.postgres, told.chain, remembers=not told.forgets)
+    at_once = min(told.at_once, 4 if told.chain else 12)  # the facilitator is in the driver's own process
+    purchases = told.requests or (100 if told.chain else 400)
+    return pay.run(purchases, at_once, told.kills or PAY_KILLS, told.seeds, how)
+
+
+def paid_summary(verdicts: Sequence[Paid], about: Sequence[dict[str, Any]]) -> str:
+    """Write the figures of all seeds of `pay` together."""
+    outcomes, faults, moments = Counter[str](), Counter[str](), Counter[str]()
+    for verdict, one in zip(verdicts, about, strict=True):
+        outcomes.update(verdict.outcomes)
+        faults.update(verdict.faults)
+        moments.update(one["at"])
+    found = Counter({kind: count for kind, count in faults.items() if count})
+    return "\n".join(
+        [
+            f"pay: {outcomes.total():,} signatures in {sum(one['requests'] for one in about):,} paying"
+            f" requests, runs {len(verdicts)}: {_counts(outcomes)}",
+            f"{sum(one['kills'] for one in about)} kills: {_counts(moments)}",
+            f"{sum(verdict.unseen for verdict in verdicts)} charged of which nothing arrived (noted before it"
+            f" is sent); recovery took at most {max(one['recovered_s'] for one in about)} s after the last",
+            f"faults: {_counts(found) if found else 'none of ' + ', '.join(faults)}",
+            *(example for verdict in verdicts for example in verdict.examples),
+        ]
+    )
+
+
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counter.most_common())
 
@@ -124,13 +164,19 @@ def _counts(counter: Counter[str]) -> str:
 def main() -> None:
     """Print the audit."""
     told = arguments()
-    verdicts, about = measure(told)
+    verdicts: Sequence[Verdict | Paid]
+    if told.name == "pay":
+        verdicts, about = bought = paid(told)
+        text = paid_summary(*bought)
+    else:
+        verdicts, about = measured = measure(told)
+        text = summary(told.name, *measured)
     machine = surroundings(Path.cwd())
     if told.json:
         print(json.dumps(machine | {"audits": [v.as_dict() for v in verdicts], "about": about}))
     else:
         print(f"{machine['machine']['cpu']}, {machine['machine']['cores']} cores, {machine['commit']}")
-        print(summary(told.name, verdicts, about))
+        print(text)
     sys.exit(not all(verdict.clean for verdict in verdicts))
 
 

@@ -76,6 +76,7 @@ class Entry:
     detail: str = ""
     replayed: bool = False
     body: bytearray = field(default_factory=bytearray, repr=False)
+    head: bytes = field(default=b"", repr=False)
 
     def told_nusd(self) -> int | None:
         """Return what the client was told that it costs."""

@@ -19,12 +19,16 @@ MAX_TOKENS = 64
 
 def request(entry: Entry, authorization: str, key: str | None = None) -> bytes:
     """Return the bytes of a request, with an idempotency key if there is one: its plan is its prompt."""
-    body = dumps(asked(entry.plan))
     more = "" if key is None else f"idempotency-key: {key}\r\n"
+    return request_with(entry, f"authorization: {authorization}\r\n{more}")
+
+
+def request_with(entry: Entry, headers: str) -> bytes:
+    """Return the bytes of a request with some headers, each with its line's end."""
+    body = dumps(asked(entry.plan))
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        f"authorization: {authorization}\r\nx-request-id: {entry.id}\r\n{more}"
-        f"content-length: {len(body)}\r\n\r\n"
+        f"{headers}x-request-id: {entry.id}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -47,11 +51,16 @@ def _fields(plan: object) -> dict[str, object]:
 
 async def ask(entry: Entry, port: int, authorization: str, key: str | None = None) -> None:
     """Send a request and book how it ends; never raises what the network does."""
+    await exchange(entry, port, request(entry, authorization, key))
+
+
+async def exchange(entry: Entry, port: int, sent: bytes) -> None:
+    """Send the bytes of a request and book how it ends; never raises what the network does."""
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(LIMIT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
-            writer.write(request(entry, authorization, key))
+            writer.write(sent)
             await _read(entry, reader)
     except TimeoutError:
         entry.outcome, entry.detail = "failed", f"no end within {LIMIT_S} s"
@@ -72,7 +81,7 @@ async def _read(entry: Entry, reader: asyncio.StreamReader) -> None:
         return
     head = await reader.readuntil(b"\r\n\r\n")
     found = STATUS.match(head)
-    entry.status = int(found[1]) if found else None
+    entry.status, entry.head = int(found[1]) if found else None, head
     entry.replayed = b"\r\nidempotent-replayed: true\r\n" in head.lower()
     if entry.status != 200 or not plan.stream:
         await _read_whole(entry, reader, head)

@@ -17,6 +17,7 @@ from benchmarks.faults.book import INPUT_NUSD, MODELS, OUTPUT_NUSD
 from benchmarks.faults.upstream import dumps
 from benchmarks.processes import free_port
 from router.ledger.engines import open_storage
+from router.ledger.payments import Payment
 from router.ledger.rows import Difference, Row
 
 READY_S = 30.0
@@ -24,20 +25,25 @@ END_S = 40.0
 POLL_S = 0.005
 
 
-def write_catalog(folder: Path, upstream_port: int, limits: str = "") -> None:
-    """Write two models at one provider, the second a fallback of the first, which may have limits."""
+def write_catalog(
+    folder: Path, upstream_port: int, limits: str = "", price: tuple[int, int] = (INPUT_NUSD, OUTPUT_NUSD)
+) -> None:
+    """Write two models at one provider, the second a fallback of the first, which may have limits.
+
+    `price` is that of a token of input and output, in nano-USD.
+    """
     (folder / "providers").mkdir(parents=True)
     address = f"http://127.0.0.1:{upstream_port}/v1"
     (folder / "providers" / "fault.toml").write_text(
         f'name = "Fault"\nbase_url = "{address}"\npays = "none"\n'
     )
-    price = f"{{ input = {INPUT_NUSD / 1_000}, output = {OUTPUT_NUSD / 1_000} }}"
+    told = f"{{ input = {price[0] / 1_000}, output = {price[1] / 1_000} }}"
     for model in MODELS:
         file = folder / "models" / f"{model}.toml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(
             f'name = "{model}"\ncontext = 100_000\nmax_output = 4_096\ninput = ["text"]\n'
-            f'[[offers]]\nprovider = "fault"\nmodel = "{model}"\nprice = {price}\n'
+            f'[[offers]]\nprovider = "fault"\nmodel = "{model}"\nprice = {told}\n'
             + (f"limits = {{ {limits} }}\n" if limits and model == MODELS[0] else "")
         )
 
@@ -52,6 +58,7 @@ class Service:
     workers: int = 1
     authorization: str = ""  # default: a new key with more credit than is ever used
     limits: str = ""  # of the first model's offer
+    price: tuple[int, int] = (INPUT_NUSD, OUTPUT_NUSD)
     data: Path = field(init=False)
     starts_s: list[float] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,7 +66,7 @@ class Service:
     def __post_init__(self) -> None:
         self.port = free_port()
         self.data = self.folder / "data"
-        write_catalog(self.folder / "catalog", self.upstream_port, self.limits)
+        write_catalog(self.folder / "catalog", self.upstream_port, self.limits, self.price)
         self._log = (self.folder / "log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
         if not self.authorization:
@@ -163,8 +170,12 @@ class Service:
 
     async def end(self, number: signal.Signals) -> int:
         """Send a signal to the process and its children and return the exit status."""
+        os.killpg(self.pid, number)
+        return await self.gone()
+
+    async def gone(self) -> int:
+        """Wait until the process has ended and return its exit status."""
         assert self._process is not None
-        os.killpg(self._process.pid, number)
         return await asyncio.wait_for(asyncio.to_thread(self._process.wait), END_S)
 
     def close(self) -> None:
@@ -177,6 +188,14 @@ class Service:
     def log_end(self) -> str:
         """Return the last of what it printed."""
         return (self.folder / "log").read_text(errors="replace")[-3_000:]
+
+    async def payments(self) -> list[Payment]:
+        """Return what became of every payment."""
+        storage = await open_storage(self.data, self.database_url)
+        try:
+            return [payment async for payment in storage.payments.all()]
+        finally:
+            await storage.close()
 
     async def rows(self) -> list[Row]:
         """Return every row of its ledger."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -47,10 +47,14 @@ def usage_of(plan: Plan, tokens: int) -> dict[str, int] | None:
 
 
 class Upstream:
-    """Serve plans; `gate` lets those go on that wait for it."""
+    """Serve plans; `gate` lets those go on that wait for it.
 
-    def __init__(self, book: dict[str, Entry]) -> None:
+    `at` is told of the moments of each answer: "called", "first" and "middle" token, "last" byte.
+    """
+
+    def __init__(self, book: dict[str, Entry], at: Callable[[str], object] = lambda _: None) -> None:
         self.book = book
+        self.at = at
         self.gate = asyncio.Event()
         self.port = 0
         self.running: dict[str, str] = {}  # the models of requests that are being answered
@@ -111,6 +115,7 @@ class _Connection(asyncio.Protocol):
         entry.calls += 1
         self._upstream.running[request_id] = asked.model
         self._upstream.note_peaks()
+        self._upstream.at("called")
         try:
             await asyncio.sleep(plan.first_ms / 1e3)
             if not self._gone:
@@ -135,6 +140,7 @@ class _Connection(asyncio.Protocol):
             }
             usage = usage_of(plan, plan.tokens)
             self._whole(200, answer | ({"usage": usage} if usage else {}))
+            self._upstream.at("last")
 
     def _whole(self, status: int, answer: object) -> None:
         body = dumps(answer)
@@ -155,6 +161,8 @@ class _Connection(asyncio.Protocol):
                 await self._upstream.gate.wait()
             entry.sent = number + 1
             write(_event(model, {"content": WORD}))
+            if number in (0, plan.tokens // 2):
+                self._upstream.at("middle" if number else "first")
             if plan.gap_ms:
                 await asyncio.sleep(plan.gap_ms / 1e3)
         if self._gone:
@@ -164,6 +172,7 @@ class _Connection(asyncio.Protocol):
         if usage is not None:
             end += _chunk({"id": "c", "model": model, "choices": [], "usage": usage})
         write(end + _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        self._upstream.at("last")
 
 
 def _number(head: bytes, name: bytes) -> int:

@@ -8,6 +8,7 @@ Only its SHA-256 is stored: with 256 random bits nothing slower is needed.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import secrets
 import zlib
@@ -23,7 +24,7 @@ from msgspec.structs import asdict
 
 from router.access.bounds import MAX_YEAR, can_be_id, check_payment, check_values
 from router.catalog.snapshot import Limits
-from router.errors import InvalidKey
+from router.errors import InternalError, InvalidKey
 from router.ledger.accounts import Account
 from router.ledger.keystore import KeyChange, KeyRecord, KeyStore, Opening, unknown_key
 from router.ledger.rows import utc_text
@@ -31,6 +32,8 @@ from router.ledger.rows import utc_text
 Access = Literal["open", "paid"]
 OPEN_ACCOUNT = "open"
 PREFIX = "rk_"
+OPERATOR = "admin"
+"""The source of payments that the operator books, by the admin routes or on a page."""
 CACHE_S = 0.5
 CACHE_KEYS = 10_000
 
@@ -103,15 +106,18 @@ class Keys:
         self._entropy = entropy
         self._cache: OrderedDict[bytes, tuple[float, ApiKey]] = OrderedDict()
 
-    async def create(self, new: NewKey) -> tuple[str, ApiKey]:
+    async def create(self, new: NewKey, seed: bytes | None = None) -> tuple[str, ApiKey]:
         """Make a key and return its text, which is shown once and kept nowhere.
 
-        Raises ValueError with the fix for a name, limit or amount that makes no sense.
+        A `seed` of 32 random bytes stands for the key: the same one again makes no second key, it gives the
+        one that was made, as it is. Raises ValueError with the fix for a name, limit or amount that makes no
+        sense.
         """
         _check(new)
-        text = key_text(self._entropy(32))
+        entropy = self._entropy if seed is None else _drawn_from(seed)
+        text = key_text(entropy(32))
         record = KeyRecord(
-            id="key_" + self._entropy(8).hex(),
+            id="key_" + entropy(8).hex(),
             digest=_digest(text),
             hint=text[:_HINT_CHARACTERS],
             name=new.name,
@@ -124,9 +130,12 @@ class Keys:
             revoked_at=None,
             created_at=utc_text(self._clock()),
         )
-        await self._store.add(
-            record, Opening(new.credit_nusd or 0, new.budget_day_nusd, new.budget_month_nusd)
-        )
+        opening = Opening(new.credit_nusd or 0, new.budget_day_nusd, new.budget_month_nusd)
+        if not await self._store.add(record, opening):
+            made, _ = await self._store.one(record.id)
+            if made.digest != record.digest:
+                raise InternalError(f"the id {record.id} is another key's")
+            record = made
         return text, _api_key(record)
 
     async def list(self) -> list[tuple[ApiKey, Account]]:
@@ -228,6 +237,11 @@ def key_text(entropy: bytes) -> str:
 def well_formed(text: str) -> bool:
     """Say whether a text has a key's form and its checksum is right."""
     return _FORM.fullmatch(text) is not None and _checksum(text[:-6]) == text[-6:]
+
+
+def _drawn_from(seed: bytes) -> Callable[[int], bytes]:
+    """Return what draws bytes from a secret seed, the same for the same number of them."""
+    return lambda count: hmac.digest(seed, b"llm-router key %d" % count, "sha256")[:count]
 
 
 def _bearer(authorization: bytes | None) -> bytes | None:

@@ -24,6 +24,7 @@ from router.chat import CatalogSource
 from router.errors import NotFound
 from router.ledger.accounts import Account
 from router.ledger.ledger import Ledger
+from router.ledger.payments import PAYER, Payment
 from router.ledger.receipts import Receipt, receipt
 
 _NUSD_PER_MICRO = 1_000
@@ -34,9 +35,18 @@ _AUTO_OUTPUT_TOKENS = 8_192
 
 
 def account_routes(
-    keys: Keys, ledger: Ledger, catalog: CatalogSource, access: Access, now: Callable[[], datetime]
+    keys: Keys,
+    ledger: Ledger,
+    catalog: CatalogSource,
+    access: Access,
+    now: Callable[[], datetime],
+    *,
+    anonymous: bool = False,
 ) -> list[HTTPRouteHandler]:
-    """Return the handlers; they ask for a key where the chat routes do."""
+    """Return the handlers; they ask for a key where the chat routes do.
+
+    With `anonymous` (wallets can pay here) the receipt of a payer's request is for anybody who has its id.
+    """
 
     async def caller_of(request: Request[Any, Any, Any]) -> Caller:
         return await keys.identify(authorization_of(request.scope["headers"]), access)
@@ -53,18 +63,30 @@ def account_routes(
 
     @get("/v1/receipts/{request_id:path}")
     async def one_receipt(request: Request[Any, Any, Any], request_id: FromPath[str]) -> Response[bytes]:
-        caller = await caller_of(request)
         wanted = request_id.removeprefix("/")
-        rows = await ledger.books.request_rows(caller.account, wanted) if can_be_id(wanted) else []
-        found = receipt(rows)
+        known = can_be_id(wanted)
+        found = None
+        if anonymous and known and authorization_of(request.scope["headers"]) is None:
+            found = await payer_receipt(ledger, wanted)
+        if found is None:
+            caller = await caller_of(request)
+            found = receipt(await ledger.books.request_rows(caller.account, wanted)) if known else None
         if found is None:
             raise NotFound(
                 f"This account has no request {wanted[:128]!r}; its id is the answer's x-request-id.",
                 name="receipt_not_found",
             )
-        return _json(receipt_document(found))
+        return _json(receipt_document(found, await ledger.payments.of_request(found.request_id)))
 
     return [usage, models, one_receipt]
+
+
+async def payer_receipt(ledger: Ledger, request_id: str) -> Receipt | None:
+    """Return the receipt of a wallet's request, by our own id alone: it is random, and told to the payer."""
+    rows = await ledger.books.rows_of(request_id)
+    if not rows or rows[0].kind != "hold" or not rows[0].account.startswith(PAYER):
+        return None
+    return receipt(await ledger.books.request_rows(rows[0].account, request_id))
 
 
 def usage_document(caller: Caller, account: Account, now: datetime) -> dict[str, Any]:
@@ -175,7 +197,7 @@ def _entry(model: Mapping[str, Any], catalog: Snapshot) -> dict[str, Any]:
     return entry
 
 
-def receipt_document(found: Receipt) -> dict[str, Any]:
+def receipt_document(found: Receipt, payment: Payment | None = None) -> dict[str, Any]:
     """Return a receipt as the customer sees it: what the upstream asks of the operator is not in it."""
     tokens = None
     if found.prompt_tokens is not None and found.completion_tokens is not None:
@@ -200,7 +222,26 @@ def receipt_document(found: Receipt) -> dict[str, Any]:
         "idempotency_key": found.idempotency_key,
         "created_at": found.created_at,
         "ended_at": found.ended_at,
-        "payment": None,
+        "payment": None if payment is None else _payment(payment),
+    }
+
+
+def _payment(payment: Payment) -> dict[str, Any]:
+    claim = payment.claim
+    return {
+        "protocol": claim.protocol,
+        "scheme": claim.scheme,
+        "state": payment.state,
+        "network": claim.network,
+        "asset": claim.asset,
+        "payer": claim.payer,
+        "pay_to": claim.pay_to,
+        "amount": str(claim.amount),  # atomic units are beyond what a JSON number keeps
+        "taken": None if payment.taken is None else str(payment.taken),
+        "amount_usd": usd_number(payment.amount_nusd),
+        "taken_usd": usd_number(payment.taken_nusd),
+        "metered_usd": usd_number(payment.metered_nusd),
+        "transaction": payment.transaction,
     }
 
 

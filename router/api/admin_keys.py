@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from router.access.bounds import check_payment
 from router.access.described import described, usd_number
-from router.access.keys import Keys, NewKey, end_of
+from router.access.keys import OPERATOR, Keys, NewKey, end_of
 from router.api.admin import check_admin
 from router.catalog.snapshot import Limits
 from router.errors import BadRequest
@@ -26,7 +26,6 @@ from router.ledger.rows import utc_text
 
 T = TypeVar("T")
 BODY_BYTES = 64 * 1024
-SOURCE = "admin"
 
 
 class _Bounds(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -101,7 +100,7 @@ def key_routes(
             raise BadRequest(f"{fault}.", param="external_id") from None
         amount = _given(_nusd(payment.usd, "usd")) or 0
         added, balance = await _valid(
-            lambda: keys.topup(key_id, amount, source=SOURCE, external_id=payment.external_id)
+            lambda: keys.topup(key_id, amount, source=OPERATOR, external_id=payment.external_id)
         )
         return _json({"id": key_id, "added": added, "credit_usd": usd_number(balance)})
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-from litestar import Response, get
+from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from router import __version__
@@ -53,15 +53,20 @@ def document_routes() -> list[HTTPRouteHandler]:
         )
 
     @get("/", sync_to_thread=False)
-    def index() -> dict[str, str]:
-        return {
+    def index(request: Request[Any, Any, Any]) -> Response[bytes]:
+        if "text/html" in request.headers.get("accept", ""):
+            headers = {"location": "/ui", "vary": "accept"}
+            return Response(b"", status_code=303, media_type="text/html", headers=headers)
+        told = {
             "name": "llm-router",
             "version": __version__,
             "chat": "/v1/chat/completions",
             "models": "/v1/models",
             "explain": "/v1/route",
             "docs": "/schema",
+            "pages": "/ui",
         }
+        return Response(msgspec.json.encode(told), media_type="application/json", headers={"vary": "accept"})
 
     return [document, page, index]
 

@@ -22,6 +22,10 @@ _log = logging.getLogger("router.api")
 _JSON = (b"content-type", b"application/json")
 _READ = frozenset(
     (
+        b"host",
+        b"payment-authorization",
+        b"payment-signature",
+        b"x-payment",
         b"x-request-id",
         b"content-encoding",
         b"content-length",
@@ -34,7 +38,14 @@ _READ = frozenset(
 )
 # Of two values only one could hold, and the other one may be the one that was meant.
 _ONCE = frozenset(
-    (b"idempotency-key", b"x-llm-router-max-cost-usd", b"x-llm-router-mode", b"x-llm-router-session")
+    (
+        b"idempotency-key",
+        b"payment-authorization",
+        b"payment-signature",
+        b"x-llm-router-max-cost-usd",
+        b"x-llm-router-mode",
+        b"x-llm-router-session",
+    )
 )
 _LINGER_S = 2.0
 _LINGER_BYTES = 128 * 2**20
@@ -84,6 +95,7 @@ def incoming_of(scope: HTTPScope, request_id: str, began_s: float) -> Incoming:
         authorization=authorization_of(raw),
         body=b"",
         began_s=began_s,
+        path=scope["path"],
     )
 
 

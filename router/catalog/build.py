@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -10,7 +11,14 @@ from urllib.parse import urlsplit
 
 from router.catalog.faults import Report, Source, did_you_mean
 from router.catalog.lines import FieldPath
-from router.catalog.local import DEFAULT_TOK_S, DEFAULT_TTFT_S, LOCAL_PORTS, LocalServer, local_program
+from router.catalog.local import (
+    DEFAULT_TOK_S,
+    DEFAULT_TTFT_S,
+    LOCAL_PORTS,
+    LocalServer,
+    is_loopback,
+    local_program,
+)
 from router.catalog.schema import (
     LimitsTable,
     ModelHead,
@@ -36,6 +44,7 @@ from router.catalog.snapshot import (
 
 STALE_PRICE_DAYS = 90
 RETIRES_SOON_DAYS = 30
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 _PRICE_KEYS = ("input", "output", "cache_read", "cache_write")
 
 
@@ -43,6 +52,7 @@ _PRICE_KEYS = ("input", "output", "cache_read", "cache_write")
 class World:
     """Hold what lies around the files: variables, day, local servers, and the providers read so far.
 
+    `unpayable` says in one sentence what keeps the wallet from paying; None: nothing does.
     `provider_names` holds every provider that has a file, also one whose file is faulty.
     """
 
@@ -52,6 +62,7 @@ class World:
     local_ports: Mapping[int, str] = field(default_factory=lambda: LOCAL_PORTS)
     providers: Mapping[str, Provider] = field(default_factory=dict)
     provider_names: frozenset[str] = frozenset()
+    unpayable: str | None = None
 
 
 def build_provider(name: str, table: ProviderFile, source: Source, report: Report) -> Provider:
@@ -61,6 +72,8 @@ def build_provider(name: str, table: ProviderFile, source: Source, report: Repor
         report.fault(source, ("pays",), 'pays = "key" needs key_env, the name of the key\'s variable')
     if table.pay_to is not None and pays not in {"x402", "mpp"}:
         report.fault(source, ("pay_to",), 'pay_to pins the payee of pays = "x402" or "mpp" only')
+    elif table.pay_to is not None and _ADDRESS.fullmatch(table.pay_to) is None:
+        report.fault(source, ("pay_to",), "an address is 0x and 40 hexadecimal digits")
     given = table.timeout_s.model_dump(exclude_none=True)
     return Provider(
         name=name,
@@ -273,8 +286,12 @@ def _unusable(head: ModelHead, table: OfferTable, world: World) -> str | None:
     if head.retires is not None and head.retires <= world.today:
         return f"retired on {head.retires}"
     provider = world.providers[table.provider]
+    if provider.key_env is not None and not world.environ.get(provider.key_env):
+        return f"set {provider.key_env}"
+    if provider.pays in ("x402", "mpp"):
+        return _unpayable(provider, world)
     if provider.key_env is not None:
-        return None if world.environ.get(provider.key_env) else f"set {provider.key_env}"
+        return None
     program = local_program(provider, world.local_ports)
     if program is None:
         return None
@@ -285,6 +302,16 @@ def _unusable(head: ModelHead, table: OfferTable, world: World) -> str | None:
         return None
     fix = f"run: ollama pull {table.model}" if program == "Ollama" else f"load it in {program}"
     return f'{provider.name} has no model "{table.model}" ({fix})'
+
+
+def _unpayable(provider: Provider, world: World) -> str | None:
+    """Say what keeps a provider from being paid by the wallet."""
+    url = urlsplit(provider.base_url)
+    if url.scheme != "https" and not is_loopback(url.hostname or ""):
+        return (
+            "write its base_url with https://, since money is not sent over a connection that others can read"
+        )
+    return world.unpayable
 
 
 def _pico(usd_per_million: Decimal) -> int:

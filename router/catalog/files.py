@@ -51,10 +51,17 @@ def load_catalog(
     local: Mapping[str, LocalServer] | None = None,
     local_ports: Mapping[int, str] = LOCAL_PORTS,
     running: Snapshot | None = None,
+    unpayable: str | None = None,
 ) -> Snapshot:
     """Return the catalog of a directory; raises CatalogFaults with all that is wrong in it."""
     snapshot, faults, _ = check_catalog(
-        directory, environ=environ, today=today, local=local, local_ports=local_ports, running=running
+        directory,
+        environ=environ,
+        today=today,
+        local=local,
+        local_ports=local_ports,
+        running=running,
+        unpayable=unpayable,
     )
     if snapshot is None:
         raise CatalogFaults(faults)
@@ -69,17 +76,20 @@ def check_catalog(
     local: Mapping[str, LocalServer] | None = None,
     local_ports: Mapping[int, str] = LOCAL_PORTS,
     running: Snapshot | None = None,
+    unpayable: str | None = None,
 ) -> tuple[Snapshot | None, list[Fault], list[Fault]]:
     """Return (snapshot or None, faults, warnings) of a directory.
 
     `local` holds what the servers on this machine said, by provider name; `running` is the snapshot that
-    serves now, against which moved prices are noticed.
+    serves now, against which moved prices are noticed; `unpayable` says what keeps the wallet from paying.
     """
     report = Report()
     texts = read_texts(directory, report)
     sources = parse_texts(texts, report)
     revision = revision_of(texts)
-    world = World(environ=environ, today=today, local=local or {}, local_ports=local_ports)
+    world = World(
+        environ=environ, today=today, local=local or {}, local_ports=local_ports, unpayable=unpayable
+    )
     providers = _providers(sources, report)
     world = dataclasses.replace(
         world,
@@ -91,6 +101,7 @@ def check_catalog(
     policy_source = sources.get("policy.toml", Source("policy.toml", ""))
     policy = build_policy(policy_source, model_ids, report)
     _warn_keys(sources, world, models, report)
+    _warn_unpayable(sources, world, models, report)
     if not report.faults:
         _warn_unserved(policy_source, models, report)
     replaced = _replaced_prices(running, revision)
@@ -155,6 +166,18 @@ def _warn_keys(
         offers = "1 offer is" if off[name] == 1 else f"{off[name]} offers are"
         said = f"{provider.key_env} is not set; {offers} off"
         report.warn(sources[f"providers/{name}.toml"], ("key_env",), said)
+
+
+def _warn_unpayable(
+    sources: Mapping[str, Source], world: World, models: Mapping[str, Model], report: Report
+) -> None:
+    """Warn where the wallet that a provider's offers need cannot pay."""
+    if world.unpayable is None:
+        return
+    for name, provider in world.providers.items():
+        if provider.pays in ("x402", "mpp") and any(o.provider == name for o in _offers(models.values())):
+            said = f"its offers are off: {world.unpayable}"
+            report.warn(sources[f"providers/{name}.toml"], ("pays",), said)
 
 
 def _warn_unserved(policy: Source, models: Mapping[str, Model], report: Report) -> None:

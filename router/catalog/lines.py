@@ -7,6 +7,7 @@ headers, arrays and inline tables (toml.io/en/v1.0.0). It is used when there is 
 from __future__ import annotations
 
 import re
+import tomllib
 
 FieldPath = tuple[str | int, ...]
 
@@ -27,6 +28,22 @@ _SCALAR = re.compile(r"[^,\]}#\n]*")
 def scan(text: str) -> dict[FieldPath, int]:
     """Map each path, such as ("offers", 0, "price", "input"), to its line, counted from 1."""
     return _Scanner(text).document()
+
+
+def offer_lines(text: str) -> dict[tuple[str, str], int]:
+    """Return the line of each offer of a model's file, by (provider, upstream model); {} for no TOML."""
+    try:
+        tables = tomllib.loads(text).get("offers", [])
+        lines = scan(text)
+    except (ValueError, RecursionError):  # it has been edited since, and is rejected
+        return {}
+    if not isinstance(tables, list):
+        return {}
+    return {
+        (str(table.get("provider")), str(table.get("model"))): line_of(lines, ("offers", at))
+        for at, table in enumerate(tables)
+        if isinstance(table, dict)
+    }
 
 
 def line_of(lines: dict[FieldPath, int], path: FieldPath) -> int:

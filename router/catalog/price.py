@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -96,6 +97,11 @@ def worst_nusd(offer: Offer, policy: Policy, at: datetime, tokens: Tokens) -> in
         _dearest_nusd(price_at(offer, at, end), end, tokens.completion, policy.markup_ppm)
         for end in (tokens.prompt, *ends)
     )
+
+
+def worst_cost_nusd(offer: Offer, at: datetime, tokens: Tokens) -> int:
+    """Return the most that the upstream itself can ask for up to so many tokens, by its list price."""
+    return worst_nusd(replace(offer, charge=None), Policy(), at, tokens)
 
 
 def _dearest_nusd(price: Price, prompt: int, completion: int, ppm: int) -> int:

@@ -15,11 +15,16 @@ _COMMANDS = {
     "replay": "router.cli.replay:replay",
     "suggest": "router.cli.suggest:suggest",
     "logs": "router.cli.logs:logs",
+    "top": "router.cli.top:top",
+    "doctor": "router.cli.doctor:doctor",
     "keys": "router.cli.keys:keys",
-    "ledger": "router.cli.ledger:ledger",
+    "ledger": "router.cli.payments:ledger",  # the group, with the commands of both files
+    "wallet": "router.cli.wallet:wallet",
     "train": "router.cli.classifier:train",
     "evaluate": "router.cli.classifier:evaluate",
     "feedback": "router.cli.feedback:feedback",
+    "completion": "router.cli.completion:completion",
+    "init": "router.cli.init:init",
 }
 
 
@@ -43,5 +48,5 @@ class _LazyGroup(click.Group):
 def main() -> None:
     """Route each LLM request to the catalog model that serves it best for the money.
 
-    Shell completion: `eval "$(_ROUTER_COMPLETE=bash_source router)"` (or zsh_source, fish_source).
+    Shell completion: `eval "$(router completion bash)"` (or zsh, fish).
     """

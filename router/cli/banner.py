@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from router import __version__
+from router.access.wallet import NETWORKS
 from router.catalog.snapshot import Snapshot
-from router.running import is_demo, usable_offers
+from router.running import buys, is_demo, usable_offers
 from router.settings import Settings
+from router.snippets import openclaw_provider
 
 _WAYS_SHOWN = 3
 
@@ -40,16 +43,6 @@ def banner(settings: Settings, catalog: Snapshot, directory: Path, port: int) ->
     return "\n".join(lines)
 
 
-def openclaw_provider(origin: str, key: str) -> str:
-    """Return the provider block of OpenClaw's configuration."""
-    return (
-        f'"models": {{"providers": {{"router": {{"baseUrl": "{origin}/v1", "apiKey": "{key}", '
-        '"api": "openai-completions", "models": [{"id": "auto", "name": "Router: auto", "reasoning": false, '
-        '"input": ["text", "image"], "contextWindow": 128000, "maxTokens": 8192, '
-        '"compat": {"supportsUsageInStreaming": true}}]}}}'
-    )
-
-
 def _found(settings: Settings, catalog: Snapshot, directory: Path) -> list[str]:
     described = [model for model in catalog.models.values() if not model.id.startswith("demo/")]
     offers = sum(len(model.offers) for model in described)
@@ -67,11 +60,65 @@ def _found(settings: Settings, catalog: Snapshot, directory: Path) -> list[str]:
         lines.append("  usable    " + ", ".join(f"{name} ({count})" for name, count in by_provider))
     else:
         lines.append(f"  usable    nothing yet: set {_missing_keys(catalog)}, and start again")
-    access = "an API key with credit is asked for (router keys create --name me --credit 5)"
-    lines.append("  access    " + (access if settings.asks_for_key else "open: no API key is asked for"))
+    lines += _access(settings)
+    lines += _selling(settings)
+    if buys(catalog):
+        lines.append(f"  wallet    {_buying(settings, catalog)}")
     if catalog.warnings:
         lines.append(f"  warnings  {len(catalog.warnings)} (router catalog check)")
     return lines
+
+
+def _access(settings: Settings) -> list[str]:
+    if not settings.asks_for_key:
+        unasked = ", and no payment: only ROUTER_ACCESS=paid makes wallets pay" if settings.sells else ""
+        return [f"  access    open: no API key is asked for{unasked}"]
+    wallet = ", or a wallet payment" if settings.sells else ""
+    make = "router keys create --name me --credit 5"
+    return [f"  access    paid: an API key with credit is asked for ({make}){wallet}"]
+
+
+def _selling(settings: Settings) -> list[str]:
+    """Say who can pay how, and whom: a line a protocol."""
+    lines = []
+    if settings.x402_pay_to is not None:
+        schemes = " and ".join(settings.x402_schemes)
+        lines.append(
+            f"  x402      {schemes} on {_network(settings.x402_network)} to {_short(settings.x402_pay_to)},"
+            f" settled by {urlsplit(settings.x402_facilitator or '').hostname}"
+        )
+    if settings.mpp_secret is not None:
+        networks = {
+            "evm": _network(settings.x402_network),
+            "tempo": f"Tempo ({settings.mpp_tempo_chain_id})",
+        }
+        ways = [f"{method}/charge on {networks[method]}" for method in settings.usable_mpp_methods]
+        pay_to = _short(settings.mpp_pay_to or settings.x402_pay_to or "")
+        lines.append(f"  mpp       {' and '.join(ways)} to {pay_to}, realm {settings.mpp_realm}")
+    return lines
+
+
+def _buying(settings: Settings, catalog: Snapshot) -> str:
+    paid = sorted(
+        {
+            provider.name
+            for offer in usable_offers(catalog)
+            if (provider := catalog.providers[offer.provider]).pays in ("x402", "mpp")
+        }
+    )
+    return (
+        f"pays {', '.join(paid)}, at most {settings.wallet_cap_request_usd:f} USD a request and"
+        f" {settings.wallet_cap_day_usd:f} USD a day (router wallet)"
+    )
+
+
+def _network(network: str) -> str:
+    name = NETWORKS.get(network)
+    return network if name is None else f"{name} ({network})"
+
+
+def _short(address: str) -> str:
+    return f"{address[:6]}...{address[-4:]}"
 
 
 def _missing_keys(catalog: Snapshot) -> str:

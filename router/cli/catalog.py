@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from router.cli.catalog_import import import_
+from router.cli.options import unpayable_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +50,9 @@ def check(directory: Path | None, against: Path | None) -> None:
     if against is not None and not against.is_dir():
         raise click.BadParameter(f"{against} is not a folder", param_hint="--against")
     running = None if against is None else _load(against)
-    snapshot, faults, warnings = check_catalog(where, environ=os.environ, today=_today(), running=running)
+    snapshot, faults, warnings = check_catalog(
+        where, environ=os.environ, today=_today(), running=running, unpayable=unpayable_in(where)
+    )
     for fault in faults:
         click.echo(_located(where, fault))
     for warning in warnings:
@@ -109,7 +112,13 @@ def _load(directory: Path) -> Snapshot:
 
     local = asyncio.run(probe_local(read_providers(directory).values()))
     try:
-        return load_catalog(directory, environ=os.environ, today=_today(), local=local)
+        return load_catalog(
+            directory,
+            environ=os.environ,
+            today=_today(),
+            local=local,
+            unpayable=unpayable_in(directory),
+        )
     except CatalogFaults as error:
         raise click.ClickException("\n".join(_located(directory, fault) for fault in error.faults)) from None
 

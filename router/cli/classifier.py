@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from router.cli.options import working
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
@@ -68,7 +70,7 @@ def evaluate(data: Path, model: Path | None, as_json: bool, plots: Path | None) 
     from router.classifier.model import Classifier
     from router.cli.reliability import drawn
 
-    with _faults():
+    with _faults(), working(f"judging on {data}"):
         measured = judging.evaluate(data, Classifier.load(model))
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)

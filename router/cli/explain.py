@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from router.catalog.snapshot import Snapshot
-    from router.classifier.prompt import Prompt
     from router.settings import Settings
-    from router.wire import RequestBody
 
 _BAR_CELLS = 24
 _LOSERS_SHOWN = 15
@@ -87,37 +85,18 @@ def explained(settings: Settings, raw: bytes, mode: str | None, any_key: bool) -
     """Decide for a raw body and return the record, with the words that weighed and any refusal."""
     from datetime import UTC, datetime
 
-    from router.access.keys import OPEN_ACCOUNT
     from router.classifier.model import Classifier
     from router.decider import Decider
-    from router.routing.explain import record, refusal
+    from router.explained import explain as tell
     from router.routing.live import LiveTable
     from router.routing.sessions import Sessions
-    from router.wire import parse_request
 
     headers = {"x-llm-router-mode": mode} if mode else {}
     catalog = _catalog(settings, any_key)
     decider = Decider(Classifier.load(), LiveTable(catalog, time.monotonic), Sessions())
-    body = parse_request(raw)
-    judgement = decider.judge(body, headers, catalog, at=datetime.now(UTC), account=OPEN_ACCOUNT)
-    decision = judgement.decision
-    said = record(decision, f"req_{uuid.uuid4().hex}", stripped=judgement.prompt.stripped)
-    said["set_aside"] = set_aside(body, judgement.prompt)
-    said["words"] = [
-        {"word": word, "category": category, "weight": round(weight, 4)}
-        for word, category, weight in decider.words(judgement.prompt)
-    ]
-    said["refusal"] = None if decision.candidates else refusal(decision).message
-    return said
-
-
-def set_aside(body: RequestBody, prompt: Prompt) -> list[str]:
-    """Return the lines of the user's messages that were not read: what a client had wrapped around them."""
-    if not prompt.stripped:
-        return []
-    read = {line.strip() for line in f"{prompt.text}\n{prompt.context}".splitlines()}
-    texts = [text for message in body.messages if message.role == "user" for text in message.texts]
-    return [line for text in texts for line in text.splitlines() if line.strip() and line.strip() not in read]
+    told = tell(decider, raw, headers, catalog, at=datetime.now(UTC), request_id=f"req_{uuid.uuid4().hex}")
+    words = [{"word": w.word, "category": w.category, "weight": round(w.weight, 4)} for w in told.words]
+    return {**told.record, "set_aside": told.set_aside, "words": words, "refusal": told.refusal}
 
 
 def _catalog(settings: Settings, any_key: bool) -> Snapshot:

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from router.cli.options import config_option, data_option, settings_of
+from router.cli.options import config_option, data_option, settings_of, working
 from router.errors import RouterError
 from router.ledger.engines import has_storage, open_storage
 from router.ledger.ledger import Storage
@@ -55,7 +55,7 @@ def with_storage(settings: Settings, work: Callable[[Storage], Awaitable[T]], *,
 
 @click.group()
 def ledger() -> None:
-    """Export the ledger, or check that every balance follows from its rows."""
+    """Look into the books: every row, whether they are right, what wallets paid and owe."""
 
 
 @ledger.command()
@@ -63,7 +63,7 @@ def ledger() -> None:
 @data_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, amounts in nano-USD.")
 def export(config: Path | None, data: Path | None, as_json: bool) -> None:
-    """Print every row, oldest first."""
+    """Print every hold, settle, release and top-up, oldest first."""
     show = _write_json if as_json else _print_table
     with_storage(settings_of(config, data=data), show)
 
@@ -72,13 +72,17 @@ def export(config: Path | None, data: Path | None, as_json: bool) -> None:
 @config_option
 @data_option
 def check(config: Path | None, data: Path | None) -> None:
-    """Recompute every balance from the rows, and read the whole database; exit 1 when anything is wrong."""
+    """Recompute every balance from the rows.
+
+    Reads the whole database, and checks wallet payments against the rows too; exit 1 when anything is wrong.
+    """
     started_s = time.monotonic()
 
     async def look(storage: Storage) -> tuple[list[Difference], list[str]]:
         return await storage.books.check(), await storage.books.faults()
 
-    differences, faults = with_storage(settings_of(config, data=data), look)
+    with working("reading every row"):
+        differences, faults = with_storage(settings_of(config, data=data), look)
     for found in differences:
         click.echo(
             f"{found.account}: {found.column} is {nusd_to_usd(found.stored_nusd)} USD,"
@@ -105,8 +109,9 @@ def check(config: Path | None, data: Path | None) -> None:
 @config_option
 @data_option
 def rollup(before: datetime, config: Path | None, data: Path | None) -> None:
-    """Fold old requests into one row a day, account and model; payments and every sum stay.
+    """Fold old requests into daily sums.
 
+    One row a day, account and model is left of them; top-ups, wallet payments and every sum stay.
     What a folded request cost is known no more: its receipt is gone. Export the rows first to keep them.
     """
     if before.date() > datetime.now(UTC).date():
@@ -118,7 +123,8 @@ def rollup(before: datetime, config: Path | None, data: Path | None) -> None:
             raise ValueError("the books differ already; `router ledger check` says where")
         return await storage.books.roll_up(day)
 
-    rolled = with_storage(settings_of(config, data=data), fold)
+    with working(f"folding what ended before {day}"):
+        rolled = with_storage(settings_of(config, data=data), fold)
     click.echo(f"Folded {rolled.folded} rows from before {day} into {rolled.made}.")
 
 

@@ -51,7 +51,8 @@ def catalog_directory(settings: Settings) -> Path:
 
 
 def sources_of(settings: Settings, *, any_key: bool = False) -> Sources:
-    """Return where the catalog comes from; `any_key` takes every provider's key to be set."""
+    """Return where the catalog comes from; `any_key` takes each key and the wallet to be there."""
+    from router.access.wallet import unpayable
     from router.catalog.files import read_providers
     from router.running import Sources
 
@@ -66,7 +67,32 @@ def sources_of(settings: Settings, *, any_key: bool = False) -> Sources:
         today=lambda: datetime.now(UTC).date(),
         demo=settings.demo,
         demo_when_empty=not settings.asks_for_key,
+        unpayable=lambda: None if any_key else unpayable(settings, settings.data),
     )
+
+
+def unpayable_in(directory: Path) -> str | None:
+    """Say what keeps the wallet from paying, where a provider of a catalog needs it."""
+    from router.access.wallet import unpayable
+    from router.catalog.files import read_providers
+
+    if not any(provider.pays in ("x402", "mpp") for provider in read_providers(directory).values()):
+        return None
+    settings = settings_of(None)
+    return unpayable(settings, settings.data)
+
+
+@contextmanager
+def working(on: str) -> Iterator[None]:
+    """Show on a terminal that something takes its time; elsewhere nothing."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{on} ..."):
+        yield
 
 
 @contextmanager

@@ -34,7 +34,10 @@ _BACKLOG = 2_048
 @data_option
 @config_option
 @click.option(
-    "--access", type=click.Choice(["open", "paid"]), help="open: no key asked; paid: a key with credit."
+    "--access",
+    type=click.Choice(["open", "paid"]),
+    help="open: nobody is asked for a key or a payment; paid: everybody is. Default open on loopback, paid"
+    " elsewhere and where wallets can pay.",
 )
 @click.option("--log", type=click.Choice(["json", "text"]), help="Form of the log on standard error.")
 @click.option(
@@ -56,7 +59,12 @@ def serve(
     demo: bool | None,
     insecure_open: bool | None,
 ) -> None:
-    """Serve the OpenAI API; without any key, file or network the built-in demo answers."""
+    """Serve the OpenAI API; without any key, file or network the built-in demo answers.
+
+    Everything else is set by ROUTER_... variables or router.toml, which the README lists: keys and databases,
+    limits, selling to wallets (ROUTER_X402_PAY_TO, ROUTER_MPP_SECRET) and paying upstreams
+    (ROUTER_WALLET_...).
+    """
     settings = settings_of(
         config,
         host=host,
@@ -74,6 +82,7 @@ def serve(
     listener = _listen(settings.host, settings.port, listens=settings.workers == 1)
     click.echo(_banner(settings, running, listener.getsockname()[1]))
     _try_storage(settings)
+    _try_selling(settings)
     if settings.workers > 1:
         raise SystemExit(_supervise(settings, listener))
     _run(settings, running, listener)
@@ -118,6 +127,22 @@ def _try_storage(settings: Settings) -> None:
         asyncio.run(check_storage(settings.storage_url))
     except RouterError as error:
         raise click.ClickException(error.message) from None
+
+
+def _try_selling(settings: Settings) -> None:
+    """End the command with the fix where wallet payments are switched on and could never be settled."""
+    import asyncio
+    import time
+
+    from router.settings import SettingsError
+    from router.shop import try_selling
+
+    try:
+        warning = asyncio.run(try_selling(settings, time.monotonic))
+    except (SettingsError, ValueError) as fault:
+        raise click.ClickException(str(fault)) from None
+    if warning is not None:
+        click.echo(warning, err=True)
 
 
 def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -> None:

@@ -8,6 +8,8 @@ from router.errors import OutOfCredit
 from router.ledger.money import nusd_to_usd
 from router.ledger.rows import HoldRequest
 
+_LIMITS = {"day": "Daily", "month": "Monthly"}
+
 
 @dataclass(slots=True)
 class Account:
@@ -92,10 +94,11 @@ class Account:
         if budget is None or charged + self.held_nusd + amount <= budget:
             return None
         left = max(0, budget - charged - self.held_nusd)
+        # The first words tell OpenClaw to wait; after any other 402 it leaves the provider alone for long.
         return OutOfCredit(
-            f"This key may spend {nusd_to_usd(budget)} USD a {period}, {nusd_to_usd(left)} USD of it are left"
-            f" and this request may cost up to {nusd_to_usd(amount)} USD. Wait for the next {period} (UTC),"
-            " lower max_tokens, or ask for a larger budget.",
+            f"{_LIMITS[period]} usage limit reached, try again in the next {period} (UTC): this key may spend"
+            f" {nusd_to_usd(budget)} USD a {period}, {nusd_to_usd(left)} USD of it are left and this request"
+            f" may cost up to {nusd_to_usd(amount)} USD. Lower max_tokens or raise the budget to go on.",
             name="budget_exceeded",
             needed_usd=nusd_to_usd(amount),
             available_usd=nusd_to_usd(left),

@@ -5,6 +5,7 @@ The driver of PostgreSQL is imported where it is used: who needs none does not w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from router.ledger.sqlite_answers import SqliteAnswers
 from router.ledger.sqlite_books import SqliteBooks
 from router.ledger.sqlite_keys import SqliteKeys
 from router.ledger.sqlite_ledger import SqliteLedger
+from router.ledger.sqlite_payments import SqlitePayments
+from router.ledger.sqlite_spending import SqliteSpending
 
 
 def open_ledger(
@@ -77,6 +80,11 @@ class _SqliteStorage:
         self.keys = SqliteKeys(database)
         self.books = SqliteBooks(database)
         self.answers = SqliteAnswers(database)
+        self.payments = SqlitePayments(database, None, self._confirm)
+        self.spending = SqliteSpending(database.path)
 
     async def close(self) -> None:
         self._database.close()
+
+    async def _confirm(self) -> None:
+        await asyncio.to_thread(self._database.sync_wal)

@@ -47,6 +47,11 @@ class Jobs:
         self._ending: set[str] = set()  # those of them whose end waits to be written
         self._jobs: list[Job] = []
 
+    @property
+    def held_nusd(self) -> int:
+        """Return what this process holds for requests in progress."""
+        return sum([hold.amount_nusd for hold in self._opened.values()])
+
     async def settle(self, end: End) -> int | None:
         """End a hold; return the nano-USD charged, 0 for a release, None when it had already ended."""
         job = self._submit(end, self._running_loop().create_future())

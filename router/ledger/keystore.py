@@ -55,8 +55,8 @@ class KeyChange(Struct, frozen=True, kw_only=True):
 class KeyStore(Protocol):
     """Keys of one database; every write is durable when it returns. Each method raises Unavailable."""
 
-    async def add(self, record: KeyRecord, opening: Opening) -> None:
-        """Store a key, its account and its first credit in one transaction."""
+    async def add(self, record: KeyRecord, opening: Opening) -> bool:
+        """Store a key, its account and its first credit in one transaction; False when its id is taken."""
         ...
 
     async def find(self, digest: bytes) -> KeyRecord | None:

@@ -10,7 +10,9 @@ from router.ledger.accounts import Account
 from router.ledger.answers import Answers
 from router.ledger.journal import Journal
 from router.ledger.keystore import KeyStore
+from router.ledger.payments import Payments
 from router.ledger.rows import ROLL_UP_ROWS, Difference, End, HoldRequest, Progress, Rolled, Row
+from router.ledger.spending import Spending
 
 RETRY_AFTER_S = 2
 
@@ -45,7 +47,7 @@ class Books(Protocol):
         ...
 
     async def faults(self) -> list[str]:
-        """Say what is wrong beside the sums: in the database's own structure, in the idempotency keys."""
+        """Say what is wrong beside the sums: in the database's structure, in keys and payments."""
         ...
 
     async def roll_up(self, before: str, window_rows: int = ROLL_UP_ROWS) -> Rolled:
@@ -84,6 +86,16 @@ class Storage(Protocol):
         """Its answers that are kept for retries."""
         ...
 
+    @property
+    def payments(self) -> Payments:
+        """Its payments by wallets; only a service finds and adopts those of dead processes."""
+        ...
+
+    @property
+    def spending(self) -> Spending:
+        """What its wallet has signed for upstreams."""
+        ...
+
     async def close(self) -> None:
         """Give the database up."""
         ...
@@ -103,6 +115,11 @@ class Ledger(Storage, Protocol):
         ...
 
     @property
+    def held_nusd(self) -> int:
+        """What this process holds for requests in progress, in nano-USD."""
+        ...
+
+    @property
     def journal(self) -> Journal:
         """Where an answer is noted before its first byte goes out; the ledger takes it out at the end."""
         ...
@@ -114,8 +131,9 @@ class Ledger(Storage, Protocol):
     async def hold(self, request: HoldRequest) -> None:
         """Set money aside; it is recorded when this returns, whatever happens to this process then.
 
-        Raises OutOfCredit, KeyInUse when another request has its idempotency key, Unavailable, and
-        InternalError for a request id that was used before.
+        Raises OutOfCredit, KeyInUse when another request has its idempotency key, PaymentRefused when its
+        payment was used before or its payer owes, LimitReached when the payer has too much open, Unavailable,
+        and InternalError for a request id that was used before.
         """
         ...
 

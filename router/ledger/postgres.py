@@ -168,18 +168,18 @@ async def migrate(connection: asyncpg.Connection) -> None:
     """
     known = migrations(FOLDER)
     newest = known[-1][0]
-    if await _version(connection) < newest:
+    if await schema_version(connection) < newest:
         await connection.execute("SET statement_timeout = 0")
         # Held until the connection ends. A transaction's own lock would not do: one that waited for it would
         # look with what it knew of the tables before.
         await connection.execute(f"SELECT pg_advisory_lock({_LOCK})", timeout=LONG_S)
         for number, sql in known:
-            if await _version(connection) < number:
+            if await schema_version(connection) < number:
                 await connection.execute("BEGIN")
                 await connection.execute(sql, timeout=LONG_S)
                 await connection.execute("INSERT INTO router_schema (version) VALUES ($1)", number)
                 await connection.execute("COMMIT")
-    if await _version(connection) > newest:
+    if await schema_version(connection) > newest:
         raise Unavailable(
             "the database was written by a newer router; upgrade this one",
             name="storage_unavailable",
@@ -187,7 +187,8 @@ async def migrate(connection: asyncpg.Connection) -> None:
         )
 
 
-async def _version(connection: asyncpg.Connection) -> int:
+async def schema_version(connection: asyncpg.Connection) -> int:
+    """Return the number of the last migration, 0 for an empty database. Raises AWAY."""
     if await connection.fetchval("SELECT to_regclass('router_schema') IS NULL"):
         return 0
     return int(await connection.fetchval("SELECT max(version) FROM router_schema"))

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 
 from router.ledger.answers import Claim
+from router.ledger.claims import CHECK_PAYMENTS, CLAIM, claim_of
 from router.ledger.ledger import Delivered
 from router.ledger.money import credited
 from router.ledger.postgres import LONG_S, RARE_S, READ_S, REFUSED, Line, Link
@@ -72,11 +73,13 @@ class PostgresBooks:
                 ]
 
     async def faults(self) -> list[str]:
-        """Say what is wrong beside the sums: in the idempotency keys; the rest is the server's to check."""
+        """Say what is wrong beside the sums: in keys and payments; the rest is the server's to check."""
         with self._link.storage():
             async with self._snapshot() as connection:
                 found = await connection.fetch(_CHECK_KEYS, timeout=LONG_S)
-        return [f"idempotency key {key!r} of {account}: {what}" for account, key, what in found]
+                payments = await connection.fetch(CHECK_PAYMENTS, timeout=LONG_S)
+        said = [f"idempotency key {key!r} of {account}: {what}" for account, key, what in found]
+        return said + [f"payment {key} of {account}: {what}" for key, account, what in payments]
 
     async def roll_up(self, before: str, window_rows: int = ROLL_UP_ROWS) -> Rolled:
         """Fold the requests that ended before a day."""
@@ -183,9 +186,9 @@ class Undertaker:
 
     def _entry(self, values: Any) -> Entry | None:
         _, owner, *values = values
-        noted, (body, cover_nusd, begun_at) = values[9:15], values[15:]
+        noted, (body, cover_nusd, begun_at), payment = values[9:15], values[15:18], claim_of(values[18:])
         claim = None if body is None else Claim(body, None, cover_nusd, begun_at)
-        hold = HoldRequest(*(*values[:9], claim))
+        hold = HoldRequest(*(*values[:9], claim, payment))
         delivered = self._delivered_by(process_of(owner))
         if delivered is None:
             return None
@@ -284,15 +287,16 @@ FROM idempotency_keys AS keys WHERE status IS NOT NULL AND NOT EXISTS (
 )
 LIMIT 10
 """
-_ORPHANS = """
+_ORPHANS = f"""
 SELECT hold.seq, open_holds.owner, hold.request_id, hold.client_request_id, hold.account, hold.amount_nusd,
     hold.model, hold.provider, hold.catalog, hold.idempotency_key, open_holds.require_credit,
     open_holds.prompt_tokens, open_holds.completion_tokens, open_holds.charge_nusd,
     open_holds.upstream_cost_nusd, open_holds.model, open_holds.provider,
-    keys.body, keys.cover_nusd, keys.begun_at
+    keys.body, keys.cover_nusd, keys.begun_at, {", ".join(f"payments.{name}" for name in CLAIM.split(", "))}
 FROM open_holds JOIN ledger AS hold ON hold.request_id = open_holds.request_id AND hold.kind = 'hold'
 LEFT JOIN idempotency_keys AS keys ON keys.account = hold.account AND keys.key = hold.idempotency_key
     AND keys.request_id = hold.request_id
+LEFT JOIN payments ON payments.request_id = hold.request_id
 WHERE NOT EXISTS (SELECT FROM owners WHERE owners.id = open_holds.owner) AND hold.seq > $1
 ORDER BY hold.seq LIMIT $2
-"""
+"""  # noqa: S608 - as above

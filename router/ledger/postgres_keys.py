@@ -24,13 +24,14 @@ class PostgresKeys:
         self._rare = rare
         self._finding = Together(self._find)
 
-    async def add(self, record: KeyRecord, opening: Opening) -> None:
-        """Store a key, its account and its first credit in one transaction."""
+    async def add(self, record: KeyRecord, opening: Opening) -> bool:
+        """Store a key, its account and its first credit in one transaction; False when its id is taken."""
         with self._link.storage():
             async with self._rare.use(RARE_S) as connection:
                 await connection.execute("BEGIN")
                 budgets = opening.budget_day_nusd, opening.budget_month_nusd
-                await connection.execute(_ADD_ACCOUNT, record.id, *budgets, record.created_at)
+                if await connection.fetchval(_ADD_ACCOUNT, record.id, *budgets, record.created_at) is None:
+                    return False
                 await connection.execute(_ADD, *_values(record))
                 if opening.credit_nusd:
                     await topup(
@@ -42,6 +43,7 @@ class PostgresKeys:
                         now=record.created_at,
                     )
                 await connection.execute("COMMIT")
+        return True
 
     async def find(self, digest: bytes) -> KeyRecord | None:
         """Return the key with that digest, revoked and expired ones too."""
@@ -144,6 +146,7 @@ def _record(row: tuple[Any, ...]) -> KeyRecord:
 
 _ADD_ACCOUNT = """
 INSERT INTO accounts (id, budget_day_nusd, budget_month_nusd, created_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING RETURNING id
 """
 _ADD = """
 INSERT INTO api_keys (id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at,

@@ -26,7 +26,9 @@ from router.ledger.postgres_answers import PostgresAnswers
 from router.ledger.postgres_books import PostgresBooks, Undertaker
 from router.ledger.postgres_keys import PostgresKeys
 from router.ledger.postgres_lease import Lease, Pace, process_of
+from router.ledger.postgres_payments import PostgresPayments
 from router.ledger.postgres_posting import LeaseLost, PostgresPoster
+from router.ledger.postgres_spending import PostgresSpending
 from router.ledger.posting import HoldEnded, Outcome
 from router.ledger.rows import HoldRequest, Release, utc_text
 from router.ledger.together import Together
@@ -65,12 +67,14 @@ class PostgresLedger(Jobs):
         self._wait_s = wait_s
         self._post_s = post_s
         self._pace = pace
-        self._writer, self._reader, self._rare, self._keeper = (Line(link) for _ in range(4))
+        self._writer, self._reader, self._rare, self._keeper, self._payer = (Line(link) for _ in range(5))
         self.keys = PostgresKeys(link, self._reader, self._rare)
         self.books = PostgresBooks(link, self._reader, self._rare)
         self.answers = PostgresAnswers(link, self._reader, self._rare)
+        self.spending = PostgresSpending(link, self._reader, self._rare)
         self._accounts = Together(self._read_accounts)
         self._lease = Lease(owner.id, time.monotonic, pace)
+        self.payments = PostgresPayments(link, self._reader, self._payer, lambda: self._lease.id)
         self._poster = PostgresPoster("")
         self._wake = asyncio.Event()
         self._end_timer: asyncio.TimerHandle | None = None
@@ -100,6 +104,11 @@ class PostgresLedger(Jobs):
     def owner(self) -> str:
         """Return the id under which this process holds."""
         return self._owner.id
+
+    @property
+    def side(self) -> tuple[Link, Line]:
+        """Return the connection for what is rare, for others that keep something in this database."""
+        return self._link, self._rare
 
     async def start(self) -> None:
         """Connect, bring the schema forward, take a lease. Raises Unavailable with the operator's fix."""
@@ -169,7 +178,7 @@ class PostgresLedger(Jobs):
             with contextlib.suppress(*AWAY):
                 async with self._keeper.use(READ_S) as connection:
                     await self._lease.give_up(connection)
-        lines = (self._writer, self._reader, self._rare, self._keeper)
+        lines = (self._writer, self._reader, self._rare, self._keeper, self._payer)
         await asyncio.gather(*(line.close() for line in lines))
         self._owner.close(holds_left=bool(self._opened))
 
@@ -296,6 +305,8 @@ class PostgresStorage:
         self.keys = PostgresKeys(link, self._line, self._line)
         self.books = PostgresBooks(link, self._line, self._line)
         self.answers = PostgresAnswers(link, self._line, self._line)
+        self.payments = PostgresPayments(link, self._line, self._line)
+        self.spending = PostgresSpending(link, self._line, self._line)
 
     @classmethod
     async def open(cls, url: str) -> Self:

@@ -13,10 +13,12 @@ from typing import Any
 import asyncpg
 
 from router.ledger.accounts import Account
+from router.ledger.claims import Known
 from router.ledger.jobs import Job
 from router.ledger.ledger import unavailable
 from router.ledger.postgres import REFUSED, Gone, columns
 from router.ledger.postgres_answers import read_keys, write_keys
+from router.ledger.postgres_claims import StoredClaims, read_claims, write_claims
 from router.ledger.posting import Entry, HoldEnded, Outcome, Posting
 from router.ledger.rows import Settlement
 
@@ -33,6 +35,10 @@ class LeaseLost(Gone):
 
 class PostgresPoster(Posting):
     """Write batches for the lease `owner`, one after another."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(owner)
+        self._stored = StoredClaims((), {})
 
     @property
     def owner(self) -> str:
@@ -54,11 +60,14 @@ class PostgresPoster(Posting):
         self._now = now
         await self._lock(connection, sorted({entry.hold.account for entry in entries}), now)
         self._keyed = await read_keys(connection, entries)
+        self._stored = await read_claims(connection, entries)
         written = await self._written(connection, entries)
         outcomes = [self._outcome(entry, written) for entry in entries]
         if self._rows:
             await self._write(connection)
             await write_keys(connection, self._key_claims, self._key_ends)
+            if self._claims is not None:
+                await write_claims(connection, self._claims)
         for entry in entries:
             if isinstance(entry, Job):
                 entry.unsure = True  # set before: a time-out of the whole post comes as a cancellation here
@@ -132,6 +141,9 @@ class PostgresPoster(Posting):
             raise Ended
         if self._begun and not leased:
             raise LeaseLost
+
+    def _known(self) -> Known:
+        return self._stored
 
     def _read_key(self, account_id: str, key: str) -> str | None:
         raise KeyError(key)  # every key of the batch's new holds was read

@@ -13,6 +13,7 @@ from msgspec import Struct
 from router.errors import KeyInUse, RouterError
 from router.ledger.accounts import Account
 from router.ledger.answers import Claim, StoredAnswer
+from router.ledger.claims import Claims, Known
 from router.ledger.money import MAX_NUSD
 from router.ledger.rows import End, HoldRequest, Progress, Release, Settlement
 
@@ -56,6 +57,7 @@ def end_of(hold: HoldRequest, delivered: Mapping[str, Progress]) -> End:
         provider=progress.provider,
         estimated=True,
         cover_nusd=MAX_NUSD,  # the customer is not at fault: whatever the retry costs
+        metered_nusd=max(0, progress.charge_nusd),
     )
     if cover_nusd and settlement.charge_nusd == 0:
         return Release(hold.request_id, delivered=settlement)
@@ -98,6 +100,7 @@ class Posting:
         self._keyed: dict[tuple[str, str], str | None] = {}
         self._key_claims: list[tuple[str, str, bytes, str, int, str]] = []
         self._key_ends: list[KeyEnd] = []
+        self._claims: Claims | None = None
 
     def _read(self, account_id: str) -> Account:
         """Return an account that the batch has not brought."""
@@ -105,6 +108,10 @@ class Posting:
 
     def _read_key(self, account_id: str, key: str) -> str | None:
         """Return the hold that the row of an idempotency key names, None where there is no row."""
+        raise NotImplementedError
+
+    def _known(self) -> Known:
+        """Return what is stored of the payments that the batch asks for."""
         raise NotImplementedError
 
     def _apply(self, hold: HoldRequest, end: End | None) -> Outcome:
@@ -116,11 +123,18 @@ class Posting:
         if hold.claim is not None and hold.idempotency_key is not None:
             self._leave_key(hold, hold.idempotency_key, hold.claim, end)
         charge = charge_of(hold, end)
+        if hold.payment is not None:
+            self._payments().leave(hold, hold.payment, end, charge, self._now)
         if isinstance(end, Settlement):
             self._book(account, hold, "settle", charge, end)
         else:
             self._book(account, hold, "release", hold.amount_nusd, end.delivered)
         return charge
+
+    def _payments(self) -> Claims:
+        if self._claims is None:
+            self._claims = Claims(self._known())
+        return self._claims
 
     def _take_key(self, hold: HoldRequest, key: str, claim: Claim) -> KeyInUse | None:
         at = (hold.account, key)
@@ -154,10 +168,14 @@ class Posting:
 
     def _hold(self, account: Account, hold: HoldRequest) -> RouterError | None:
         refusal: RouterError | None = account.refusal(hold)
+        if refusal is None and hold.payment is not None:
+            refusal = self._payments().refusal(hold, hold.payment)
         if refusal is None and hold.claim is not None and hold.idempotency_key is not None:
             refusal = self._take_key(hold, hold.idempotency_key, hold.claim)
         if refusal is not None:
             return refusal
+        if hold.payment is not None:
+            self._payments().take(hold, hold.payment, self._owner, self._now)
         amount = hold.amount_nusd
         account.held_nusd += amount
         self._begun.append(

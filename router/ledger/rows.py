@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from router.ledger.answers import Claim, StoredAnswer
+from router.ledger.payments import PaymentClaim
 
 Kind = Literal["hold", "settle", "release", "topup", "refund", "adjust"]
 
@@ -30,7 +31,7 @@ class HoldRequest(Struct, frozen=True, gc=False):
 
     `amount_nusd` is the worst case of the chosen offer, less what `claim` covers; a settle never exceeds it.
     `require_credit` refuses the hold when the account's free credit is smaller. `claim` reserves
-    `idempotency_key` for it.
+    `idempotency_key` for it, `payment` a wallet's signature.
     """
 
     request_id: str
@@ -43,13 +44,15 @@ class HoldRequest(Struct, frozen=True, gc=False):
     idempotency_key: str | None
     require_credit: bool
     claim: Claim | None = None
+    payment: PaymentClaim | None = None
 
 
 class Settlement(Struct, frozen=True, gc=False):
     """End a hold with a charge: real usage, and the model and provider that answered.
 
     Where the hold has an idempotency key: `answer` is kept for a retry; without one a retry need not pay
-    `cover_nusd` again, None for what is charged here.
+    `cover_nusd` again, None for what is charged here. Where it has a payment, `metered_nusd` is what the
+    usage comes to; `charge_nusd` is more where the payer had to pay the quoted bound.
     """
 
     request_id: str
@@ -62,6 +65,7 @@ class Settlement(Struct, frozen=True, gc=False):
     estimated: bool = False
     answer: StoredAnswer | None = None
     cover_nusd: int | None = None
+    metered_nusd: int | None = None
 
 
 class Release(Struct, frozen=True, gc=False):

@@ -21,6 +21,7 @@ from router.ledger.migrations import migrations
 FILE = "router.db"
 MIGRATIONS = "sqlite_migrations"
 RARE_WAIT_S = 5.0
+LOCK_RETRY_S = 0.001
 
 _log = logging.getLogger("router.ledger")
 
@@ -152,7 +153,7 @@ def migrate(connection: sqlite3.Connection) -> None:
         try:
             # Read under the lock: another process may have migrated while this one waited for it.
             if _version(connection) < number:
-                for statement in _statements(sql):
+                for statement in statements(sql):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
             connection.execute("COMMIT")
@@ -167,7 +168,7 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _statements(sql: str) -> Iterator[str]:
+def statements(sql: str) -> Iterator[str]:
     """Split a script: `executescript` would commit the transaction around it."""
     statement = ""
     for line in sql.splitlines(keepends=True):

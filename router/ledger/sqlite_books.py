@@ -10,6 +10,7 @@ from typing import Any
 
 from router.ledger.accounts import Account
 from router.ledger.answers import Claim
+from router.ledger.claims import CHECK_PAYMENTS, CLAIM, claim_of
 from router.ledger.ledger import Delivered
 from router.ledger.money import credited
 from router.ledger.owners import Owner
@@ -72,14 +73,17 @@ class SqliteBooks:
         return found
 
     async def faults(self) -> list[str]:
-        """Say what is wrong beside the sums: in the file, in the idempotency keys."""
+        """Say what is wrong beside the sums: in the file, in idempotency keys and payments."""
         run = self._database.connection.execute
         with storage():
             found = [f"the file: {text}" for (text,) in run("PRAGMA integrity_check(10)") if text != "ok"]
             broken = run("PRAGMA foreign_key_check").fetchall()
             found += [f"{row[0]}: row {row[1]} refers to a row that {row[2]} has not" for row in broken[:10]]
-            return found + [
+            found += [
                 f"idempotency key {key!r} of {account}: {what}" for account, key, what in run(_CHECK_KEYS)
+            ]
+            return found + [
+                f"payment {key} of {account}: {what}" for key, account, what in run(CHECK_PAYMENTS)
             ]
 
     async def roll_up(self, before: str, window_rows: int = ROLL_UP_ROWS) -> Rolled:
@@ -157,9 +161,9 @@ def end_dead(database: Database, owner: Owner, delivered: Delivered, now: str) -
 
 
 def _hold(values: tuple[Any, ...]) -> HoldRequest:
-    *columns, require_credit, body, cover_nusd, begun_at = values
+    *columns, require_credit, body, cover_nusd, begun_at = values[:12]
     claim = None if body is None else Claim(body, None, cover_nusd, begun_at)
-    return HoldRequest(*(*columns, bool(require_credit), claim))
+    return HoldRequest(*(*columns, bool(require_credit), claim, claim_of(values[12:])))
 
 
 def _row(values: tuple[Any, ...]) -> Row:
@@ -245,11 +249,13 @@ FROM idempotency_keys AS keys WHERE status IS NOT NULL AND NOT EXISTS (
 )
 LIMIT 10
 """
-_HOLDS = """
+_HOLDS = f"""
 SELECT hold.request_id, hold.client_request_id, hold.account, hold.amount_nusd, hold.model, hold.provider,
-    hold.catalog, hold.idempotency_key, open_holds.require_credit, keys.body, keys.cover_nusd, keys.begun_at
+    hold.catalog, hold.idempotency_key, open_holds.require_credit, keys.body, keys.cover_nusd, keys.begun_at,
+    {", ".join(f"payments.{name}" for name in CLAIM.split(", "))}
 FROM open_holds JOIN ledger AS hold ON hold.request_id = open_holds.request_id AND hold.kind = 'hold'
 LEFT JOIN idempotency_keys AS keys ON keys.account = hold.account AND keys.key = hold.idempotency_key
     AND keys.request_id = hold.request_id
+LEFT JOIN payments ON payments.request_id = hold.request_id
 WHERE open_holds.owner = ? ORDER BY hold.seq
-"""
+"""  # noqa: S608 - made of the names above alone

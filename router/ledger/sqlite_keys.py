@@ -18,9 +18,11 @@ class SqliteKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, record: KeyRecord, opening: Opening) -> None:
-        """Store a key, its account and its first credit in one transaction."""
+    async def add(self, record: KeyRecord, opening: Opening) -> bool:
+        """Store a key, its account and its first credit in one transaction; False when its id is taken."""
         with self._database.transaction() as connection:
+            if connection.execute("SELECT 1 FROM accounts WHERE id = ?", (record.id,)).fetchone():
+                return False
             connection.execute(
                 _ADD_ACCOUNT,
                 (record.id, opening.budget_day_nusd, opening.budget_month_nusd, record.created_at),
@@ -35,6 +37,7 @@ class SqliteKeys:
                     external_id=record.id,
                     now=record.created_at,
                 )
+        return True
 
     async def find(self, digest: bytes) -> KeyRecord | None:
         """Return the key with that digest, revoked and expired ones too."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.ledger.accounts import Account
+from router.ledger.claims import Known
 from router.ledger.posting import Entry, HoldEnded, Outcome, Posting
 from router.ledger.sqlite import Database, read_account
 from router.ledger.sqlite_answers import read_key, write_keys
+from router.ledger.sqlite_claims import StoredClaims, write_claims
 
 ACCOUNTS = 1_024
 """How many accounts are remembered; with more of them the memory starts anew."""
@@ -80,6 +82,9 @@ class Poster(Posting):
     def _read_key(self, account_id: str, key: str) -> str | None:
         return read_key(self._cursor, account_id, key)
 
+    def _known(self) -> Known:
+        return StoredClaims(self._cursor)
+
     def _write(self) -> None:
         many = self._cursor.executemany
         # First, since a hold that another process has ended would spoil the account's sums too.
@@ -92,6 +97,8 @@ class Poster(Posting):
         many(_WRITE_ROW, self._rows)
         if self._key_claims or self._key_ends:
             write_keys(self._cursor, self._key_claims, self._key_ends)
+        if self._claims is not None:
+            write_claims(self._cursor, self._claims)
 
     def _write_account(self, account: Account) -> None:
         run = self._cursor.execute

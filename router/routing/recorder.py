@@ -67,8 +67,11 @@ class Recorder:
         stripped: bool,
         account: str | None = None,
         client_request_id: str | None = None,
-    ) -> None:
-        """Write the line of a request; `catalog` and `live` are those that `decide` was given."""
+    ) -> int | None:
+        """Write the line of a request; `catalog` and `live` are those that `decide` was given.
+
+        Returns what the answer costs at the baseline, in nano-USD; None without a bill or a baseline.
+        """
         known = self._known.get(id(catalog)) or self._learn(catalog)
         if live.id != NO_TABLE and not self._log.has_live(live.id):
             self._log.live(live.id, table_line(live))
@@ -78,6 +81,7 @@ class Recorder:
         if self._is_full(int(need.at.timestamp() + actual.seconds)):
             fallbacks = tuple([ranked_of(c) for c in decision.candidates[1 : FALLBACKS_KEPT + 1]])
             losers = _first_losers(decision)
+        baseline = _baseline(known, need, actual)
         self._log.write(
             DecisionLine(
                 request_id,
@@ -99,11 +103,12 @@ class Recorder:
                 need,
                 actual,
                 _blocked(live) if live.blocked else (),
-                _baseline(known, need, actual),
+                baseline,
                 account,
                 client_request_id,
             )
         )
+        return None if baseline is None else baseline.cost_nusd
 
     def _is_full(self, second: int) -> bool:
         """Tell whether another line of this second, in which a request ended, may be a full one."""

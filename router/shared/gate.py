@@ -88,6 +88,15 @@ class SharedGate:
         """Take a place at one subject, and say how it then stands to its limits."""
         return await self._enter([(subject, limits)], tokens)
 
+    async def standing(self, subject: Subject, limits: Limits) -> Standing:
+        """Say how a subject stands to its limits of the minute; takes no place."""
+        if await self._is_shared():
+            with contextlib.suppress(Away):
+                count, used, reset_us = await self.wire.deed("look", _name(subject))
+                return _standing(limits, count, used, reset_us / _US)
+        [(_, part)] = self._part([(subject, limits)])
+        return self._admission.standing(subject, part, self._clock())
+
     def line_up(self, seconds: float) -> Turn | None:
         """Return a turn to wait, of so many seconds in all; None when too many wait here."""
         return self._line.up(seconds)

@@ -154,6 +154,13 @@ local function look_after(now)
   end
 end
 
+-- Return {how many the minute admitted, their tokens, how long until all have left it}, once it is expired.
+local function standing(subject, now)
+  local window = PREFIX .. 'w:' .. subject
+  local newest = redis.call('ZRANGE', window, -1, -1, 'WITHSCORES')[2]
+  return {redis.call('ZCARD', window), sum_of(subject), newest and newest + MINUTE - now or 0}
+end
+
 local deeds = {}
 
 -- tokens, limits -> {{number, word, wait}, ...} of those that are full
@@ -210,10 +217,14 @@ function deeds.enter(replica, entry, tokens, limits)
   if not (first[3] or first[4]) then
     return {longest and 0 or 1, why, longest or 0, 0, 0, 0}
   end
-  local window = PREFIX .. 'w:' .. first[1]
-  local newest = redis.call('ZRANGE', window, -1, -1, 'WITHSCORES')[2]
-  local reset = newest and newest + MINUTE - now or 0
-  return {longest and 0 or 1, why, longest or 0, redis.call('ZCARD', window), sum_of(first[1]), reset}
+  return {longest and 0 or 1, why, longest or 0, unpack(standing(first[1], now))}
+end
+
+-- subject -> {count, sum, reset}
+function deeds.look(subject)
+  local now = steady()
+  expire(subject, now)
+  return standing(subject, now)
 end
 
 -- replica, entry, used tokens (-1: as estimated, -2: withdrawn), names

@@ -15,12 +15,16 @@ from router.catalog.snapshot import Timeouts
 
 
 class Call(Struct, frozen=True, gc=False):
-    """Describe one POST to an upstream; header names are lower-case bytes, without host and length."""
+    """Describe one POST to an upstream; header names are lower-case bytes, without host and length.
+
+    `once` forbids a transport to send it again by itself, whatever became of it: it carries a payment.
+    """
 
     url: str
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     timeouts: Timeouts
+    once: bool = False
 
 
 class Exchange(Protocol):

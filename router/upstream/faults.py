@@ -26,6 +26,7 @@ Kind = Literal[
     "refused",  # the request is wrong at this upstream: its status goes to the client
     "too_long",  # the prompt does not fit this offer's window: a larger one may take it
     "auth",  # our key, credit or permission: the operator's business, never the client's
+    "unpaid",  # it asks for a payment that the wallet does not make, or has made in this request already
     "not_found",
     "rate_limited",
     "unavailable",
@@ -235,4 +236,4 @@ def as_error(faults: list[AttemptFault]) -> RouterError:
 
 def _public_reason(fault: AttemptFault) -> str:
     """Describe a fault without the operator's business in it."""
-    return "refused the router" if fault.kind == "auth" else fault.detail
+    return "refused the router" if fault.kind in ("auth", "unpaid") else fault.detail

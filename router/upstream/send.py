@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import httpx2 as httpx
+from msgspec import structs
 
 from router.catalog.snapshot import Offer, Provider
 from router.errors import ErrorCodeStyle
 from router.upstream.answer import Answer, as_stream, read_body, read_completion
 from router.upstream.exchange import Call, Exchange, Transport
 from router.upstream.faults import MAX_ERROR_BYTES, AttemptFault, from_exception, from_status
+from router.upstream.paying import Headers, Outcome, Payer, Purse
 from router.upstream.stream import StreamRelay, UsageWish
 from router.upstream.usage import Meter
 from router.wire import RequestBody
@@ -22,18 +24,26 @@ from router.wire import RequestBody
 # Of the client's headers only these go upstream; none of them can name an address, a key or a cookie.
 FORWARDED = ("traceparent", "tracestate", "x-request-id", "http-referer", "x-title")
 _BOUND = re.compile(r"max_?(?:completion_|output_|new_)?tokens", re.IGNORECASE)
+# Faults before a byte of the call has left.
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _log = logging.getLogger("router.upstream")
 _FORWARDED = tuple((name, name.encode()) for name in FORWARDED)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is asked of whom; `output_tokens` bounds each choice, None leaves that to the client's body."""
+    """What is asked of whom; `output_tokens` bounds each choice, None leaves that to the client's body.
+
+    Where a wallet may pay, `purse` is the request's, and `worst_nusd` the most that the provider can ask by
+    the catalog.
+    """
 
     provider: Provider
     offer: Offer
     body: RequestBody
     output_tokens: int | None = None
+    purse: Purse | None = None
+    worst_nusd: int = 0
 
     def payload(self, *, bounded: bool) -> bytes:
         """Return the body for the upstream."""
@@ -42,13 +52,27 @@ class Ask:
         return self.body.for_upstream(self.offer.upstream_model, bound if bounded else None)
 
     @property
+    def paid(self) -> bool:
+        """Tell whether the provider has had its payment in this request."""
+        return self.purse is not None and self.provider.name in self.purse.paid
+
+    def metered(self, meter: Meter) -> Meter:
+        """Return the meter with what the provider was paid, where a wallet pays it: that is its cost."""
+        if self.purse is None:
+            return meter
+        return structs.replace(meter, asked_nusd=self.purse.paid.get(self.provider.name, 0))
+
+    @property
     def adds_bound(self) -> bool:
         """Tell whether the bound is the router's and not the client's."""
         return self.output_tokens is not None and self.body.max_output_tokens is None
 
 
 class Sender:
-    """Open calls to providers; `transports` holds `fast` and `stock`, and others by a provider's name."""
+    """Open calls to providers; `transports` holds `fast` and `stock`, and others by a provider's name.
+
+    Without a `payer` no provider's 402 is paid.
+    """
 
     def __init__(
         self,
@@ -56,10 +80,12 @@ class Sender:
         environ: Mapping[str, str],
         version: str,
         now: Callable[[], datetime],
+        payer: Payer | None = None,
     ) -> None:
         self._transports = transports
         self._environ = environ
         self._now = now
+        self._payer = payer
         self._agent = f"llm-router/{version}".encode()
         self._unbounded: dict[tuple[str, str], Offer] = {}  # refused a bound that the catalog says they take
         self._fixed: dict[str, tuple[Provider, str, tuple[tuple[bytes, bytes], ...]]] = {}
@@ -68,7 +94,7 @@ class Sender:
         """Get a whole answer; raises `AttemptFault`."""
         exchange = await self._open(asked, trace)
         try:
-            return read_completion(await read_body(exchange), meter)
+            return read_completion(await read_body(exchange), asked.metered(meter))
         finally:
             await exchange.aclose()
 
@@ -80,6 +106,7 @@ class Sender:
         The caller closes the relay, which closes the call.
         """
         exchange = await self._open(asked, trace)
+        meter = asked.metered(meter)
         relay = StreamRelay(exchange, meter, wish, error_style)
         try:
             if not _is_event_stream(exchange):
@@ -93,13 +120,18 @@ class Sender:
         return relay
 
     async def _open(self, asked: Ask, trace: Mapping[str, str]) -> Exchange:
-        """Call; an offer that refuses a bound that we have added is called again without it."""
+        """Call; an offer that refuses a bound that we have added is called again without it.
+
+        One that was paid is not called again, whatever it answered.
+        """
         offer = asked.offer
+        if asked.paid:
+            raise AttemptFault("unpaid", "had its payment in this request")
         bounded = not asked.adds_bound or self._unbounded.get(offer.key) is not offer
         try:
             return await self._call(asked, trace, bounded=bounded)
         except AttemptFault as fault:
-            if not (bounded and asked.adds_bound and _refuses_bound(fault)):
+            if asked.paid or not (bounded and asked.adds_bound and _refuses_bound(fault)):
                 raise
             if fault.kind == "refused":  # else this prompt alone was too long for it
                 self._note_refusal(asked)
@@ -128,10 +160,9 @@ class Sender:
         )
         call = Call(url, headers, asked.payload(bounded=bounded), provider.timeouts)
         transport = self._transports.get(provider.name) or self._transports[provider.transport]
-        try:
-            exchange = await transport.open(call)
-        except httpx.HTTPError as fault:
-            raise from_exception(fault) from None
+        exchange = await _opened(transport, call)
+        if exchange.status == 402 and asked.purse is not None and self._payer is not None:
+            exchange = await self._pay(asked, asked.purse, self._payer, transport, call, exchange)
         if exchange.status == 200:
             return exchange
         try:
@@ -141,6 +172,52 @@ class Sender:
         finally:
             await exchange.aclose()
         raise from_status(exchange.status, exchange.headers, error, self._now())
+
+    async def _pay(
+        self,
+        asked: Ask,
+        purse: Purse,
+        payer: Payer,
+        transport: Transport,
+        call: Call,
+        demand: Exchange,
+    ) -> Exchange:
+        """Pay what a 402 asks for and call once more, with the signature; raises `AttemptFault`.
+
+        What was paid is in the purse from then on, unless the signature never left.
+        """
+        try:
+            await read_body(demand, MAX_ERROR_BYTES)  # so that its connection serves again
+        finally:
+            await demand.aclose()
+        signed = await payer.pay(
+            asked.provider,
+            call.url,
+            demand.headers,
+            call.body,
+            estimate_nusd=asked.worst_nusd,
+            request_id=purse.request_id,
+        )
+        if signed is None:
+            raise AttemptFault("unpaid", "asks for a payment", status=402)
+        kept = tuple(header for header in call.headers if header[0] not in signed.replaces)
+        call = structs.replace(call, headers=(*kept, *signed.headers), once=True)
+        purse.paid[asked.provider.name] = signed.nusd
+        outcome: Outcome = "unknown"
+        told: Headers = ()
+        try:
+            exchange = await transport.open(call)
+            if exchange.status == 200:
+                outcome, told = "answered", exchange.headers
+        except _UNSENT as fault:
+            outcome = "unsent"
+            del purse.paid[asked.provider.name]
+            raise from_exception(fault) from None
+        except httpx.HTTPError as fault:
+            raise from_exception(fault) from None
+        finally:
+            signed.ended(outcome, told)
+        return exchange
 
     def _call_head(self, provider: Provider) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
         """Return the address and the headers that all calls to a provider share; made once a provider."""
@@ -155,6 +232,13 @@ class Sender:
         url = provider.base_url.rstrip("/") + "/chat/completions"
         self._fixed[provider.name] = (provider, url, tuple(headers))
         return url, tuple(headers)
+
+
+async def _opened(transport: Transport, call: Call) -> Exchange:
+    try:
+        return await transport.open(call)
+    except httpx.HTTPError as fault:
+        raise from_exception(fault) from None
 
 
 def _refuses_bound(fault: AttemptFault) -> bool:

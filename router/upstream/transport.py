@@ -68,13 +68,20 @@ class FastTransport(httpx.AsyncBaseTransport):
     async def open(self, call: Call) -> FastExchange:
         """Send the call and wait for the head of the final answer (1xx are skipped).
 
-        A call whose kept-alive connection turns out to be dead is sent again on a new one.
+        A call whose kept-alive connection turns out to be dead is sent again on a new one, unless it goes
+        `once`.
         """
         target = self._targets.get(call.url) or self._target(call.url)
         head = _finish_head(target.start, len(call.body), call.headers)
         timeouts = call.timeouts
         return await self._send(
-            target.pool, head, call.body, timeouts, write_s=timeouts.idle, pool_s=timeouts.connect
+            target.pool,
+            head,
+            call.body,
+            timeouts,
+            write_s=timeouts.idle,
+            pool_s=timeouts.connect,
+            repeatable=not call.once,
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -55,13 +55,18 @@ class Delivered:
 
 
 class Bill(Struct, frozen=True, gc=False):
-    """Hold the tokens of an answer, what the customer pays and what the upstream asks, in nano-USD."""
+    """Hold the tokens of an answer, what the customer pays and what the upstream asks, in nano-USD.
+
+    `metered_nusd` is what the usage comes to; the customer pays more where a payment is for a fixed amount or
+    in coarser units.
+    """
 
     tokens: Tokens
     charge_nusd: int
     upstream_nusd: int
     estimated: bool
     usage: Raw
+    metered_nusd: int = 0
 
 
 class Meter(Struct, frozen=True, gc=False):
@@ -74,6 +79,10 @@ class Meter(Struct, frozen=True, gc=False):
     choices: int
     most_nusd: int | None = None  # what the customer agreed to: what was held, and what was paid before
     paid_nusd: int = 0  # what an earlier request with the same Idempotency-Key was charged
+    fixed_nusd: int | None = None  # what a whole answer costs where the payment is for a fixed amount
+    unit_nusd: int = 1  # what the payment's token can be divided into
+    asked_nusd: int | None = None  # what our wallet has paid for it, in place of the list price
+    lost_nusd: int = 0  # what our wallet has paid for attempts of this request that came to nothing
 
     def bill(self, reported: Raw | None, delivered: Delivered, *, whole: bool = True) -> Bill:
         """Bill what the upstream reported, or an estimate where that cannot be true.
@@ -89,27 +98,38 @@ class Meter(Struct, frozen=True, gc=False):
             if not whole:
                 tokens = structs.replace(tokens, completion=delivered.tokens)
                 usage = None
-        charge = charge_nusd(self.offer, self.policy, self.at, tokens) if tokens.completion else 0
+        metered = charge_nusd(self.offer, self.policy, self.at, tokens) if tokens.completion else 0
         if self.most_nusd is not None:
-            charge = min(charge, self.most_nusd)
-        upstream = cost_nusd(price_at(self.offer, self.at, tokens.prompt), tokens)
+            metered = min(metered, self.most_nusd)
+        charge = self._due(metered, whole=whole and tokens.completion > 0)
+        upstream = self.asked_nusd
+        if upstream is None:
+            upstream = cost_nusd(price_at(self.offer, self.at, tokens.prompt), tokens)
         due = max(0, charge - self.paid_nusd)
         shown = _shown(None if usage is None else reported, tokens, self._total(usage, tokens), due)
-        return Bill(tokens, charge, upstream, usage is None, shown)
+        return Bill(tokens, charge, upstream + self.lost_nusd, usage is None, shown, metered)
+
+    def _due(self, metered_nusd: int, *, whole: bool) -> int:
+        """Return what the payment comes to; its most is a multiple of its unit."""
+        if self.fixed_nusd is not None and whole:
+            return self.fixed_nusd
+        return -(-metered_nusd // self.unit_nusd) * self.unit_nusd
 
     def tariff(self) -> Tariff:
         """Return what an answer is worth as it grows: as `bill` estimates it."""
         prompt = min(self.prompt_tokens, self.offer.context)
         price = price_at(self.offer, self.at, prompt)
         charge, ppm = self.offer.charge or price, self.policy.markup_ppm
+        listed = self.asked_nusd is None
+        cost_base_pusd = prompt * price.input if self.asked_nusd is None else self.asked_nusd * 1_000
         return Tariff(
             prompt_tokens=prompt,
             charge_base_pusd=prompt * charge.input,
             charge_token_pusd=charge.output,
             ppm=_PPM if self.offer.charge is not None else ppm,
             most_nusd=self.most_nusd,
-            cost_base_pusd=prompt * price.input,
-            cost_token_pusd=price.output,
+            cost_base_pusd=cost_base_pusd + self.lost_nusd * 1_000,
+            cost_token_pusd=price.output if listed else 0,
         )
 
     def _believable(self, reported: Raw | None, delivered: Delivered) -> _Usage | None:

@@ -15,6 +15,8 @@ from router.workers.messages import (
     Fulls,
     Leave,
     Listed,
+    Look,
+    Looked,
     Message,
     Wait,
     WireWay,
@@ -38,7 +40,7 @@ class Desk:
         self._turns: dict[int, Ticket] = {}
         self._waits: dict[int, asyncio.Task[None]] = {}
 
-    def hear(self, message: Listed | Ask | Enter | Leave | Wait | EndTurn) -> None:
+    def hear(self, message: Listed | Ask | Enter | Leave | Wait | EndTurn | Look) -> None:
         """Do what a worker asks for."""
         match message:
             case Ask():
@@ -47,6 +49,9 @@ class Desk:
                 self._enter(message)
             case Leave():
                 self._leave(message)
+            case Look():
+                standing = self._admission.standing(*_way(message.way)[0], self._clock())
+                self._answer(Looked(message.call, standing))
             case Listed():
                 way = _way(message.subjects)
                 self._listings[message.listing] = way, {subject: i for i, (subject, _) in enumerate(way)}

@@ -27,6 +27,8 @@ from router.workers.messages import (
     Leave,
     Line,
     Listed,
+    Look,
+    Looked,
     Message,
     Ready,
     ReloadOthers,
@@ -107,7 +109,7 @@ class Link:
                 task.add_done_callback(self._doing.discard)
             case Crew():
                 self.running = message.running
-            case Fulls() | Entered() | Woken() | Gathered():
+            case Fulls() | Entered() | Woken() | Gathered() | Looked():
                 future = self._calls.pop(message.call, None)
                 if future is not None and not future.done():
                     future.set_result(message)
@@ -157,6 +159,11 @@ class LinkedGate:
         """Take a place at one subject, and say how it then stands to its limits."""
         entered, standing = await self._enter([(subject, limits)], tokens, told=True)
         return entered, standing or Standing()
+
+    async def standing(self, subject: Subject, limits: Limits) -> Standing:
+        """Say how a subject stands to its limits of the minute; takes no place."""
+        way = _wire([(subject, limits)])
+        return (await self._link.ask(lambda call: Look(call, way), Looked)).standing
 
     def line_up(self, seconds: float) -> Turn | None:
         """Return a turn to wait, of so many seconds in all; None when too many of this worker wait."""

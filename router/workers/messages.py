@@ -148,8 +148,22 @@ class Crew(Message, tag=17):
     running: int
 
 
-FromWorker = Ready | Listed | Ask | Enter | Leave | Wait | EndTurn | Gather | ReloadOthers | Done
-ToWorker = Begin | Fulls | Entered | Woken | Gathered | Do | Crew
+class Look(Message, tag=18):
+    """Ask how a subject stands; its `way` is of one."""
+
+    call: int
+    way: WireWay
+
+
+class Looked(Message, tag=19):
+    """Answer to `Look`."""
+
+    call: int
+    standing: Standing
+
+
+FromWorker = Ready | Listed | Ask | Enter | Leave | Wait | EndTurn | Gather | ReloadOthers | Done | Look
+ToWorker = Begin | Fulls | Entered | Woken | Gathered | Do | Crew | Looked
 
 
 class Line(asyncio.Protocol, Generic[Said]):

@@ -114,7 +114,8 @@ def test_the_benchmark_catalog_is_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["compare", "echo", "guard", "ledger_share", "load", "nothing_kept", "scaling", "upstream"]
+    "module",
+    ["compare", "echo", "guard", "ledger_share", "load", "nothing_kept", "payments", "scaling", "upstream"],
 )
 def test_each_tool_explains_itself(module: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{module}", "--help"]

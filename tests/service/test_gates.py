@@ -103,7 +103,8 @@ async def same_answers(gate: Gate, seed: int) -> None:
             both = [
                 await each.enter_told(("key", "k"), SUBJECTS["key", "k"], tokens) for each in (local, gate)
             ]
-            assert rounded(both[0][1]) == rounded(both[1][1])
+            looks = [await each.standing(("key", "k"), SUBJECTS["key", "k"]) for each in (local, gate)]
+            assert rounded(both[0][1]) == rounded(both[1][1]) == rounded(looks[0]) == rounded(looks[1])
             keep(both[0][0], both[1][0], held)
         else:
             way = chance.sample(list(SUBJECTS.items()), chance.choice((1, 2)))

@@ -60,8 +60,7 @@ class Busy:
 
 def in_progress(router: RouterServer, count: int) -> None:
     """Wait until the router has so many requests; one that only limits stop is then in the queue."""
-    says = f"router_inflight {float(count)}\n"
-    wait_for(lambda: True if says in router.request("GET", "/metrics").body.decode() else None, says)
+    wait_for(lambda: True if router.inflight() == count else None, f"{count} in progress")
 
 
 def test_it_waits_for_a_place_and_is_served(

@@ -121,8 +121,7 @@ def test_of_many_at_once_exactly_as_many_run_as_there_are_places(both: Pair, up:
 
 
 def inflight(both: Pair) -> int:
-    texts = [each.request("GET", "/metrics").body.decode() for each in both]
-    return sum("router_inflight 0.0\n" not in text for text in texts)
+    return sum(each.inflight() for each in both)
 
 
 def test_tokens_a_minute_count_what_was_used_at_the_other(
@@ -225,8 +224,7 @@ def test_redis_killed_and_started_under_load_fails_no_request(
 
 
 def idle(both: Pair, left: int) -> bool:
-    texts = [each.request("GET", "/metrics").body.decode() for each in both]
-    return sum(float(text.split("\nrouter_inflight ")[1].split("\n")[0]) for text in texts) == left
+    return sum(each.inflight() for each in both) == left
 
 
 def test_a_redis_that_hangs_holds_nobody_up(redis: RedisServer, both: Pair, pool: ThreadPoolExecutor) -> None:

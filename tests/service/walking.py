@@ -117,13 +117,17 @@ class Client:
     """One request on a connection of its own, read as slowly as a test wants."""
 
     def __init__(
-        self, router: Asking, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+        self,
+        router: Asking,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+        path: str = "/v1/chat/completions",
     ) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=20)
         self._response: http.client.HTTPResponse | None = None
         self.received = b""
         sent = {"content-type": "application/json", **(headers or {})}
-        self._connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), sent)
+        self._connection.request("POST", path, json.dumps(body).encode(), sent)
 
     def head(self) -> Answer:
         """Wait for the head."""

@@ -253,3 +253,15 @@ def test_any_usage_ends_in_a_bill_that_adds_up(reported: Any) -> None:
     assert usage["completion_tokens"] == tokens.completion
     assert usage["cost"] * 10**9 == found.charge_nusd >= 0
     assert 0 <= tokens.cached + tokens.written <= tokens.prompt <= 20_000
+
+
+@pytest.mark.parametrize(
+    ("asked", "lost", "cost"), [(None, 0, 120_000), (500, 0, 500), (0, 7, 7), (None, 7, 120_007)]
+)
+def test_what_the_wallet_paid_is_the_cost_and_no_part_of_the_charge(
+    asked: int | None, lost: int, cost: int
+) -> None:
+    paid = meter(prompt_tokens=100, asked_nusd=asked, lost_nusd=lost)
+    found = paid.bill(Raw(b'{"prompt_tokens": 100, "completion_tokens": 10}'), Delivered(10))
+    assert (found.upstream_nusd, found.charge_nusd) == (cost, 120_000)
+    assert (paid.tariff().cost_nusd(10), paid.tariff().charge_nusd(10)) == (cost, 120_000)

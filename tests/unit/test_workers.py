@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -97,17 +97,27 @@ def test_what_is_said_after_the_other_end_is_gone_is_dropped() -> None:
     assert lost == [True]
 
 
+class At(NamedTuple):
+    """A request in progress."""
+
+    model_id: str | None
+
+
 def counted(requests: int, alerts: int, state: str) -> Metrics:
     metrics = Metrics(
         lambda: {("acme", "one"): state},
         lambda: alerts,
         lambda: 2,
-        lambda: [Gauge("router_workers", "Worker processes that listen", 2)],
+        lambda: 5,
+        lambda: [Gauge("router_workers", 2)],
     )
-    metrics.requests["coding", "a/one", "ok"] += requests
-    metrics.requests["simple", "a/one", f"failed {requests}"] += 1
+    metrics.requests["coding", "a/one", "ok", "key"] += requests
+    metrics.requests["simple", "a/one", f"failed {requests}", "open"] += 1
     metrics.attempts["acme", "ok"] += requests
-    metrics.cost_nusd, metrics.inflight = 100 * requests, requests
+    metrics.spent["a/one"].cost_nusd += 100 * requests
+    metrics.compare(30, 10 * requests)
+    for number in range(requests):
+        metrics.running[f"req_{number}"] = At("a/one" if number else None)
     for _ in range(requests):
         metrics.seconds.observe(0.2)
     return metrics
@@ -117,14 +127,18 @@ def test_numbers_of_workers_add_up() -> None:
     here, there = counted(3, 1, "open"), counted(4, 2, "half-open")
     text = here.render([there.numbers()]).decode()
     for line in (
-        'router_requests_total{category="coding",model="a/one",outcome="ok"} 7.0',
-        'router_requests_total{category="simple",model="a/one",outcome="failed 3"} 1.0',
+        'router_requests_total{category="coding",model="a/one",outcome="ok",payer="key"} 7.0',
+        'router_requests_total{category="simple",model="a/one",outcome="failed 3",payer="open"} 1.0',
         'router_upstream_attempts_total{outcome="ok",provider="acme"} 7.0',
         'router_request_seconds_bucket{le="0.1"} 0.0',
         'router_request_seconds_bucket{le="0.25"} 7.0',
         "router_request_seconds_count 7.0",
-        "router_cost_nusd_total 700.0",
-        "router_inflight 7.0",
+        'router_cost_nusd_total{model="a/one"} 700.0',
+        "router_saved_nusd_total 10.0",
+        "router_overspent_nusd_total 0.0",
+        'router_inflight{model="none"} 2.0',
+        'router_inflight{model="a/one"} 5.0',
+        "router_ledger_held_nusd 10.0",
         "router_waiting 4.0",
         "router_alerts 2.0",
         "router_workers 2.0",
@@ -137,6 +151,6 @@ def test_numbers_of_workers_add_up() -> None:
 def test_what_an_ended_worker_was_doing_is_not_counted_on() -> None:
     numbers = counted(3, 1, "open").numbers()
     ended = added([numbers.ended(), numbers.ended()])
-    assert (ended.inflight, ended.waiting, ended.alerts, ended.resting) == (0, 0, 0, [])
-    assert dict(ended.requests)["coding", "a/one", "ok"] == 6
-    assert (ended.cost_nusd, ended.spreads[0][0][2]) == (600, 6)
+    assert (ended.inflight, ended.waiting, ended.held_nusd, ended.alerts, ended.resting) == ([], 0, 0, 0, [])
+    assert dict(ended.requests)["coding", "a/one", "ok", "key"] == 6
+    assert (dict(ended.spent)["a/one"].cost_nusd, ended.spreads[0][0][2]) == (600, 6)

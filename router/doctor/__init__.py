@@ -1,0 +1,1 @@
+"""Look at an installation without changing it, and say how to mend what is wrong."""

@@ -1,0 +1,1 @@
+"""What requests came to: their figures for the pages, and the latest of them one by one; no prompt text."""

@@ -1,0 +1,1 @@
+"""Fuzzers: `python -m tests.fuzz NAME --minutes 10`."""
