@@ -34,7 +34,7 @@ OUTCOMES = (
     "ok",
     "client_gone",
     "upstream_error",
-    "rate_limit_exceeded",
+    "models_at_limit",
     "insufficient_credits",
     "no_offer_fits",
 )

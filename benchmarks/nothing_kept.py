@@ -21,7 +21,7 @@ from router.ledger.accounts import Account
 from router.ledger.answers import Answers
 from router.ledger.journal import Flight, Journal, Slot, Tariff
 from router.ledger.keystore import KeyStore
-from router.ledger.ledger import Books, Delivered
+from router.ledger.ledger import Books, Delivered, TellEnd
 from router.ledger.payments import Payments
 from router.ledger.rows import End, HoldRequest, Release
 from router.ledger.spending import NoSpending, Spending
@@ -86,7 +86,7 @@ class NothingKept:
         """Return what would be charged."""
         return 0 if isinstance(end, Release) else end.charge_nusd
 
-    async def end_open_holds(self, delivered: Delivered | None = None) -> int:
+    async def end_open_holds(self, delivered: Delivered | None = None, tell: TellEnd | None = None) -> int:
         """Find none."""
         return 0
 

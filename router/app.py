@@ -21,14 +21,18 @@ from router.api.documents import document_routes
 from router.api.faults import exception_handlers
 from router.api.front import Front
 from router.api.health import health_routes
+from router.api.http import Manner
+from router.api.ids import RequestIds
 from router.api.models import model_routes
+from router.api.responses import responses_routes
 from router.api.wallet import wallet_routes
 from router.chat import Chat, Rooms
 from router.errors import Unavailable
 from router.ledger.answers import KEEP_S, SWEEP_ROWS
-from router.ledger.ledger import Ledger
+from router.ledger.ledger import Ledger, TellEnd
 from router.ledger.rows import utc_text
 from router.parts import Parts, World, parts_of, rooms_of
+from router.remembered import interrupted
 from router.routing.live import TICK_S
 from router.running import RunningCatalog, buys
 from router.service import Service
@@ -40,6 +44,7 @@ from router.web.explain import Explaining, explain_routes
 from router.web.guard import Guard
 from router.web.models import Served, served_routes
 from router.web.overview import Sources, overview_routes
+from router.web.pages import preparations
 from router.web.requests import Log, request_routes
 from router.web.routes import web_routes
 from router.workers.link import Link
@@ -49,6 +54,7 @@ _log = logging.getLogger("router.app")
 DEAD_HOLDS_S = 2.0
 SWEEP_S = 60.0
 SWEEP_PAUSE_S = 0.1
+PAGES_PAUSE_S = 0.02
 EXPOSED_HEADERS = (
     "idempotent-replayed",
     "payment-receipt",
@@ -88,10 +94,12 @@ def create_app(
     service = Service(parts.catalog, parts.ledger, parts.metrics, link, parts.shared)
     rooms = rooms_of(parts)
     topups = Topups(rooms.till, rooms.keys, rooms.ledger, rooms.now) if rooms.till is not None else None
-    chat = chat_routes(Chat(rooms), topups, settings, parts.world.monotonic)
+    manner = Manner(settings.max_body_mib * 2**20, settings.error_code, RequestIds(), parts.world.monotonic)
+    chat = Chat(rooms)
+    hot = [*chat_routes(chat, topups, manner), *responses_routes(chat, manner)]
     app = Front(
         route_handlers=[
-            *chat,
+            *hot,
             *model_routes(catalog, parts.live.measured),
             *account_routes(
                 rooms.keys, parts.ledger, catalog, rooms.access, rooms.now, anonymous=settings.sells
@@ -110,7 +118,7 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    app.shorten(chat)
+    app.shorten(hot)
     return app
 
 
@@ -121,7 +129,7 @@ def _pages(parts: Parts, rooms: Rooms, service: Service) -> Router:
         parts.settings, rooms.keys, clock=lambda: world.now().timestamp(), monotonic=world.monotonic
     )
     seen = Sources(parts.history, parts.catalog, parts.live, rooms.keys, service, world.now)
-    log = Log(parts.history, parts.ledger, rooms.keys, world.now)
+    log = Log(parts.history, parts.ledger, rooms.keys, world.now, parts.settings.keep_prompts)
     explaining = Explaining(parts.settings, parts.catalog, rooms.decider, world.now)
     served = Served(parts.catalog, parts.live, service, world.now)
     accounts = Accounts(
@@ -151,13 +159,14 @@ def _lifespan(parts: Parts) -> Callable[[Litestar], AbstractAsyncContextManager[
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await parts.ledger.start()
-        await parts.ledger.end_open_holds()
+        await parts.ledger.end_open_holds(tell=_remembering_dead(parts))
         work = [
             parts.catalog.watch(),
-            _end_dead_holds(parts.ledger),
+            _end_dead_holds(parts.ledger, _remembering_dead(parts)),
             _forget_answers(parts.ledger, parts.world.now),
             _publish(parts),
             parts.wallet.watch(parts.world.now),
+            _prepare_pages(parts.settings),
         ]
         await _prepare_wallet(parts)
         if parts.shared is not None:
@@ -210,12 +219,29 @@ async def _prepare_wallet(parts: Parts) -> None:
         _log.info("the wallet that pays upstreams is %s", key.address)
 
 
-async def _end_dead_holds(ledger: Ledger) -> None:
+async def _prepare_pages(settings: Settings) -> None:
+    """Make ready what the first look at a page would wait for, a step at a time beside the first requests."""
+    if not settings.loopback and settings.admin_key is None:
+        return  # the pages are off
+    for step in preparations():
+        await asyncio.to_thread(step)
+        await asyncio.sleep(PAGES_PAUSE_S)
+
+
+def _remembering_dead(parts: Parts) -> TellEnd | None:
+    """Return what has the pages show requests that were ended for processes that died."""
+    history = parts.history
+    if history is None:
+        return None
+    return lambda hold, end: history.note(interrupted(hold, end, parts.world.now().timestamp()))
+
+
+async def _end_dead_holds(ledger: Ledger, tell: TellEnd | None) -> None:
     """End what processes that died beside this one left open; our own start has ended what was before."""
     while True:
         await asyncio.sleep(DEAD_HOLDS_S)
         with contextlib.suppress(Unavailable):  # storage is away; the next round comes
-            await ledger.end_open_holds()
+            await ledger.end_open_holds(tell=tell)
 
 
 async def _forget_answers(ledger: Ledger, now: Callable[[], datetime]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -10,7 +11,9 @@ from urllib.parse import urlsplit
 from router.billing import hold
 from router.catalog.price import Tokens, worst_cost_nusd
 from router.catalog.snapshot import Offer, Provider, Snapshot
+from router.deadline import Deadline
 from router.errors import LimitReached, OutOfCredit, RouterError, Unavailable
+from router.gate import Place
 from router.history.record import Attempt
 from router.ledger.ledger import Ledger
 from router.limits import Full
@@ -22,6 +25,7 @@ from router.settings import Settings
 from router.telemetry import conventions as named
 from router.telemetry.metrics import Metrics
 from router.telemetry.traces import Trace
+from router.till import Till
 from router.upstream.answer import Answer
 from router.upstream.faults import AttemptFault, as_error
 from router.upstream.paying import Purse
@@ -45,6 +49,7 @@ class Attempts:
         sender: Sender,
         live: LiveTable,
         metrics: Metrics,
+        till: Till | None,
         monotonic: Callable[[], float],
     ) -> None:
         self._settings = settings
@@ -53,13 +58,20 @@ class Attempts:
         self._sender = sender
         self._live = live
         self._metrics = metrics
+        self._till = till
         self._monotonic = monotonic
 
     async def first_answer(
-        self, walk: Walk, body: RequestBody, catalog: Snapshot, trace: Mapping[str, str]
+        self,
+        walk: Walk,
+        body: RequestBody,
+        catalog: Snapshot,
+        trace: Mapping[str, str],
+        patience: Deadline,
     ) -> Answer | StreamRelay:
         """Return the first answer; `walk.place` is then taken at the offer that gives it.
 
+        `patience` is how long the upstreams have; the settlement of who pays first has a time of its own.
         Raises `RouterError` that says what stood in the way when no offer answered.
         """
         faults: list[AttemptFault] = []
@@ -72,10 +84,13 @@ class Attempts:
                 refusal = Unavailable(f"{candidate.model.id} is resting; try again.", retry_after_s=1)
                 continue
             try:
-                answer = await self._try(walk, candidate, body, catalog, trace)
+                await self._enter(walk, candidate, catalog, patience)
+                answer = await self._attempt(walk, candidate, body, catalog, trace)
             except (OutOfCredit, LimitReached) as error:  # a cheaper or an emptier offer may still serve
                 refusal = _sooner(refusal, error)
             except AttemptFault as fault:
+                if walk.place is not None:
+                    walk.place.leave(0)
                 self._note(walk, candidate, fault)
                 self._live.note_failure(key, fault.kind, fault.retry_after_s, alone, fault.status)
                 faults.append(fault)
@@ -100,10 +115,8 @@ class Attempts:
             error.retry_after_s = max(error.retry_after_s, min(waits_s))
         return error
 
-    async def _try(
-        self, walk: Walk, candidate: Candidate, body: RequestBody, catalog: Snapshot, trace: Mapping[str, str]
-    ) -> Answer | StreamRelay:
-        """Hold, take a place and call; raises `AttemptFault`, or the `RouterError` that stood in the way."""
+    async def _enter(self, walk: Walk, candidate: Candidate, catalog: Snapshot, patience: Deadline) -> None:
+        """Hold, take a place and have paid who pays first; raises the `RouterError` that stood in the way."""
         await hold(self._ledger, walk, candidate)
         place = await self._places.at_offer(catalog, candidate.offer, walk.need)
         if isinstance(place, Full):
@@ -111,13 +124,25 @@ class Attempts:
                 f"{candidate.model.id} is at its {place.word} limit; try again in {place.wait_s} s.",
                 retry_after_s=place.wait_s,
             )
-        walk.place, walk.candidate = place, candidate
+        walk.place = place
+        if self._till is not None and walk.pays_first and not walk.taken:
+            await self._settle_first(self._till, walk, place, patience)
+        walk.candidate = candidate
         walk.attempts += 1
+
+    async def _settle_first(self, till: Till, walk: Walk, place: Place, patience: Deadline) -> None:
+        """Have the quote moved now that nothing but the upstream can fail; else the place was never taken.
+
+        A deadline that cut it short would tell a client to try again, and so to pay again.
+        """
+        patience.stop()
         try:
-            return await self._attempt(walk, candidate, body, catalog, trace)
-        except AttemptFault:
-            place.leave(0)
+            await till.take_first(walk)
+        except (RouterError, asyncio.CancelledError):
+            place.withdraw()
+            walk.place = None
             raise
+        patience.restart()
 
     def _worth_trying(self, walk: Walk, faults: list[AttemptFault]) -> Iterator[Candidate]:
         """Yield candidates while attempts are left; after "too long", only those with a larger window."""

@@ -7,7 +7,8 @@
 5 decide    ranked offers, and why the others lost
 6 hold      the worst-case price, durable
 7 place     at the key, the offer and its provider; lost to another, the next offer is tried. Where the
-            policy lets requests queue, one that only limits stop waits, and goes again from 2
+            policy lets requests queue, one that only limits stop waits, and goes again from 2. A wallet
+            that pays first is asked for its money here, once it has a place
 8 send      until the first content the next offer may take over
 9 relay     and watch what was used
 10 settle   whatever happened: one settle or release, one log line, the metrics
@@ -27,6 +28,7 @@ from msgspec.structs import replace
 
 from router import idempotency
 from router.access.keys import Access, Caller, Keys
+from router.access.origins import refuse_foreign
 from router.access.terms import Refused
 from router.attempts import Attempts
 from router.billing import hold, settle, spendable_nusd, store
@@ -35,18 +37,19 @@ from router.deadline import Deadline
 from router.decider import Decider
 from router.ended import Ended
 from router.errors import (
+    CallerAtLimit,
     InternalError,
     LimitReached,
     OutOfCredit,
-    PayerAtLimit,
     RouterError,
     UpstreamTimeout,
 )
 from router.gate import Place
+from router.history.words import Talk
 from router.learning import Learning
 from router.ledger.ledger import Ledger
-from router.places import KeyAtLimit, Places
-from router.relay import Client, Relay
+from router.places import Places
+from router.relay import Client, Overheard, Relay
 from router.routing.decide import Decision
 from router.routing.explain import record, refusal
 from router.routing.live import LiveTable
@@ -63,7 +66,12 @@ _log = logging.getLogger("router.chat")
 
 @dataclass(slots=True)
 class Incoming:
-    """One request as it came in: lower-case header names, the `Authorization` value, in the end the body."""
+    """One request as it came in: lower-case header names, the `Authorization` value, in the end the body.
+
+    `parse` reads the body, once it is known who asks; that of another API, which `api` names, says it as a
+    chat completion. `at_s` is the time that its answer may tell, in seconds since 1970: where that is given
+    again, the time of the first request.
+    """
 
     request_id: str
     client_request_id: str | None
@@ -72,6 +80,9 @@ class Incoming:
     body: bytes
     began_s: float
     path: str = ""
+    parse: Callable[[bytes], RequestBody] = parse_request
+    api: bytes = b""
+    at_s: int = 0
 
 
 class CatalogSource(Protocol):
@@ -118,6 +129,7 @@ class Chat:
             rooms.sender,
             rooms.live,
             rooms.metrics,
+            rooms.till,
             rooms.monotonic,
         )
         self._relay = Relay(rooms.ledger, rooms.learning, rooms.till, rooms.monotonic)
@@ -128,7 +140,11 @@ class Chat:
         Raises `RouterError` while nothing has been sent; after that an error is part of the answer.
         """
         walk, rooms = self._begin(incoming), self._rooms
+        incoming.at_s = int(walk.at.timestamp())
         rooms.metrics.running[walk.request_id] = walk
+        if rooms.settings.keep_prompts:
+            walk.talk = Talk()
+            client = Overheard(client, walk.talk)
         try:
             try:
                 await self._walk(walk, incoming, client)
@@ -176,9 +192,10 @@ class Chat:
             await self._hold(walk, catalog)  # 6
             if rooms.till is not None:
                 await rooms.till.verify(walk)
+                await rooms.till.take_moved(walk)
             trace = trace_headers(walk, incoming.headers)
-            with Deadline(self._patience_s(walk)):
-                answer = await self._attempts.first_answer(walk, body, catalog, trace)  # 7, 8
+            with Deadline(self._patience_s(walk)) as patience:
+                answer = await self._attempts.first_answer(walk, body, catalog, trace, patience)  # 7, 8
             await self._relay.hand_out(walk, answer, client)  # 9
         except LimitReached:
             if key_place is not None and not walk.attempts:
@@ -209,19 +226,20 @@ class Chat:
             incoming.body,
             now=walk.at,
             limit_bytes=settings.idempotency_mib * 2**20,
+            api=incoming.api,
         )
         till = self._rooms.till
         if isinstance(found, idempotency.Once):
             if walk.credential is not None:
                 found.claim = replace(found.claim, cover_nusd=0)  # what was signed for is paid whole
-            walk.once = found
+            walk.once, incoming.at_s = found, found.at_s
             return False
         if till is not None:
             await till.prove(walk)
-        status, headers, body = idempotency.replay(found, walk.client_request_id)
-        walk.outcome = "replayed"
-        await client.start(status, headers)
-        await client.send(body, more=False)
+        again = idempotency.replay(found, walk.client_request_id)
+        walk.outcome, incoming.at_s = "replayed", again.at_s
+        await client.start(again.status, again.headers)
+        await client.send(again.body, more=False)
         return True
 
     async def _queue(self, walk: Walk, incoming: Incoming, client: Client, refused: LimitReached) -> None:
@@ -288,8 +306,12 @@ class Chat:
 
     async def _identify_and_parse(self, walk: Walk, incoming: Incoming) -> RequestBody:
         walk.caller = await self._identify(walk, incoming)
-        body = parse_request(incoming.body)
+        if walk.caller.key is None and walk.credential is None and self._rooms.access == "open":
+            refuse_foreign(incoming.headers, self._rooms.settings)
+        body = incoming.parse(incoming.body)
         walk.stream = body.stream
+        if walk.talk is not None:
+            walk.talk.request = body.members["messages"]
         return body
 
     async def _identify(self, walk: Walk, incoming: Incoming) -> Caller:
@@ -357,8 +379,8 @@ class Chat:
 
 
 def _may_wait(walk: Walk, refused: LimitReached) -> bool:
-    """Tell whether limits of offers alone stopped a request, before anything was sent."""
-    return not walk.attempts and not isinstance(refused, KeyAtLimit | PayerAtLimit)
+    """Tell whether limits of offers alone stopped a request, before anything was sent or paid."""
+    return not walk.attempts and not walk.taken and not isinstance(refused, CallerAtLimit)
 
 
 def _leave(walk: Walk, key_place: Place | None) -> None:

@@ -94,7 +94,7 @@ class Decider:
         began_s = self._monotonic()
         prompt, categorised = self._categorise(need.asked, body)
         classified_s = self._monotonic()
-        session = session_of(need.session, body, prompt.first_user or None)
+        session = session_of(need.session, body, prompt.first_user or None, headers)
         return Reading(need, prompt, categorised, session, account, began_s, classified_s)
 
     def decide(

@@ -75,7 +75,7 @@ class Ended:
             if self._receiver is not None:
                 tell(walk, now_s, self._receiver, self._sample)
             if self._history is not None:
-                self._history.note(self._remembering.record(walk, now_s))
+                self._history.note(self._remembering.record(walk, now_s, baseline_nusd))
 
     def _baseline_nusd(self, walk: Walk) -> int | None:
         """Return what the answer costs at the baseline, where no line of the log says it."""

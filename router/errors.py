@@ -7,6 +7,7 @@
     ├── OutOfCredit           402  this customer's own money is used up
     ├── PaymentRequired       402  nobody pays for this request yet, or what was signed does not do
     ├── PaymentRefused        403  this signature was used before, or its payer owes for an earlier answer
+    ├── ForeignOrigin         403  a page of another site asks without a key
     ├── NotFound              404  unknown route, model or id
     │   ├── ModelNotFound     404  the model is not in the catalog
     │   └── ModelNotAvailable 404  known, but no usable offer; names the missing setting
@@ -15,7 +16,8 @@
     ├── TooLarge              413
     ├── KeyReused             422  the same Idempotency-Key came with another body
     ├── LimitReached          429  only limits stand in the way; always a Retry-After
-    │   └── PayerAtLimit      429  this wallet has too much open
+    │   └── CallerAtLimit     429  those of the caller's own key
+    │       └── PayerAtLimit  429  this wallet has too much open
     ├── InternalError         500
     ├── UpstreamRefused       4xx  the upstream's own 400, 413 or 422, kept with its status
     ├── UpstreamBroke         502
@@ -168,6 +170,14 @@ class PaymentRefused(RouterError):
     name = "payment_replayed"
 
 
+class ForeignOrigin(RouterError):
+    """A page of another site asks without a key."""
+
+    status = 403
+    type = "invalid_request_error"
+    name = "foreign_origin"
+
+
 class NotFound(RouterError):
     """The route or the thing asked for does not exist."""
 
@@ -221,14 +231,20 @@ class TooLarge(RouterError):
 
 
 class LimitReached(RouterError):
-    """Only limits stand in the way; the same request fits later."""
+    """Only limits stand in the way, those of every fitting model; the same request fits later."""
 
     status = 429
     type = "rate_limit_error"
+    name = "models_at_limit"
+
+
+class CallerAtLimit(LimitReached):
+    """The caller's own limit stands in the way: the caller is to slow down, whatever is free."""
+
     name = "rate_limit_exceeded"
 
 
-class PayerAtLimit(LimitReached):
+class PayerAtLimit(CallerAtLimit):
     """A wallet has as many payments open as it may: no place of an offer becomes free by waiting."""
 
 

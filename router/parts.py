@@ -162,8 +162,8 @@ def _exporter(endpoint: str) -> Exporter:
         from router.telemetry.otlp import Exporter
     except ImportError as fault:
         raise Unavailable(
-            "ROUTER_OTLP_ENDPOINT is set and OpenTelemetry is not installed: pip install 'llm-router[otel]',"
-            " or unset it (and OTEL_EXPORTER_OTLP_ENDPOINT)",
+            "ROUTER_OTLP_ENDPOINT is set and OpenTelemetry is not installed: install the extra `otel`"
+            " (`router doctor` prints the command), or unset it (and OTEL_EXPORTER_OTLP_ENDPOINT)",
             retry_after_s=1,
         ) from fault
     return Exporter(endpoint, f"{socket.gethostname()}-{os.getpid()}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from router.access.keys import ApiKey
 from router.catalog.snapshot import Limits, Offer, Snapshot
-from router.errors import LimitReached
+from router.errors import CallerAtLimit
 from router.gate import Gate, Listing, Place, Turn
 from router.limits import Full, Standing, Subject
 from router.routing.decide import Blocked, Decision
@@ -20,8 +20,8 @@ _NO_LIMITS = Limits()
 _MOST_LISTINGS = 256
 
 
-class KeyAtLimit(LimitReached):
-    """The caller's own key is at its limit: the caller is to slow down, so it takes nobody's turn to wait."""
+class KeyAtLimit(CallerAtLimit):
+    """The caller's key is at its limit; it takes nobody's turn to wait."""
 
     def __init__(self, message: str, *, retry_after_s: int, standing: Standing) -> None:
         super().__init__(message, retry_after_s=retry_after_s)

@@ -9,6 +9,7 @@ from typing import Protocol
 from router import idempotency
 from router.access.terms import Headers
 from router.billing import note, note_bill, store
+from router.history.words import Talk
 from router.learning import Learning
 from router.ledger.journal import Flight
 from router.ledger.ledger import Ledger
@@ -37,6 +38,24 @@ class Client(Protocol):
     async def send(self, data: bytes, *, more: bool) -> None:
         """Send a part of the body, waiting while the client does not read."""
         ...
+
+
+class Overheard:
+    """A client whose answer is taken down on its way, where the operator keeps prompts."""
+
+    def __init__(self, client: Client, talk: Talk) -> None:
+        self._client = client
+        self._talk = talk
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the head."""
+        self._talk.begin(dict(headers).get(b"content-type", b""))
+        await self._client.start(status, headers)
+
+    async def send(self, data: bytes, *, more: bool) -> None:
+        """Send a part of the body."""
+        self._talk.add(data)
+        await self._client.send(data, more=more)
 
 
 class Relay:

@@ -6,10 +6,11 @@ from itertools import islice
 
 from msgspec.structs import replace
 
-from router.catalog.snapshot import Offer, Snapshot
-from router.history.record import ABANDONED, BROKE, Attempt, Choice, Lost, Record, Why
+from router.catalog.snapshot import Offer
+from router.history.record import ABANDONED, BROKE, INTERRUPTED, Attempt, Choice, Lost, Record, Why
+from router.ledger.posting import charge_of
+from router.ledger.rows import End, HoldRequest, Release
 from router.routing.decide import Decision
-from router.routing.recorder import baseline_nusd, baseline_offers
 from router.walk import Walk
 
 FULL_A_SECOND = 20
@@ -28,19 +29,16 @@ class Remembering:
     def __init__(self) -> None:
         self._second = -1
         self._full = 0
-        self._catalog: Snapshot | None = None
-        self._baseline: tuple[Offer, ...] = ()
 
-    def record(self, walk: Walk, now_s: float) -> Record:
-        """Return the record of a request that ended at `now_s` of the monotonic clock."""
+    def record(self, walk: Walk, now_s: float, baseline_nusd: int | None) -> Record:
+        """Return the record of a request that ended at `now_s` of the monotonic clock.
+
+        `baseline_nusd` is what its tokens cost at the baseline of its catalog.
+        """
         decision, bill, offer = walk.decision, walk.bill, walk.candidate.offer if walk.candidate else None
         tokens = bill.tokens if bill is not None else None
         ended_s = walk.at.timestamp() + now_s - walk.began_s
-        if walk.catalog is not None and walk.catalog is not self._catalog:
-            self._catalog, self._baseline = walk.catalog, baseline_offers(walk.catalog)
-        at_baseline = None
-        if tokens is not None and decision is not None:
-            at_baseline = baseline_nusd(self._baseline, decision.need.at, tokens)
+        compared = walk.catalog if baseline_nusd is not None else None
         return Record(
             request_id=walk.request_id,
             client_request_id=walk.client_request_id,
@@ -59,10 +57,14 @@ class Remembering:
             estimated=bill.estimated if bill is not None else False,
             charged_nusd=walk.charged_nusd or 0,
             upstream_nusd=bill.upstream_nusd if bill is not None else 0,
-            baseline=None if at_baseline is None else self._baseline[0].model,
-            baseline_nusd=at_baseline,
+            baseline=None if compared is None else compared.policy.baseline,
+            baseline_nusd=baseline_nusd,
             attempts=_attempts(walk, now_s),
             why=None if decision is None else self._why(walk, decision, int(ended_s)),
+            # Who has named no account could fill the disk, and pays for nothing.
+            words=walk.talk.words()
+            if walk.talk is not None and walk.caller and walk.caller.account
+            else None,
         )
 
     def _why(self, walk: Walk, decision: Decision, second: int) -> Why:
@@ -88,6 +90,35 @@ class Remembering:
             losers_total=decision.losers_total,
             answered_model=walk.answered_model,
         )
+
+
+def interrupted(hold: HoldRequest, end: End, now_s: float) -> Record:
+    """Return the record of a request whose process died: what the ledger knows, as it ended the hold.
+
+    `now_s` counts from 1970. How long it had run is not known.
+    """
+    settled = None if isinstance(end, Release) else end
+    return Record(
+        request_id=hold.request_id.partition(".")[0],
+        client_request_id=hold.client_request_id,
+        ended_ms=round(now_s * 1e3),
+        account=hold.account,
+        outcome=INTERRUPTED,
+        asked=None,
+        category=None,
+        model=hold.model,
+        provider=hold.provider,
+        stream=False,
+        ms=0,
+        first_ms=None,
+        prompt_tokens=settled.prompt_tokens if settled is not None else 0,
+        completion_tokens=settled.completion_tokens if settled is not None else 0,
+        estimated=settled is not None,
+        charged_nusd=charge_of(hold, end),
+        upstream_nusd=settled.upstream_cost_nusd if settled is not None else 0,
+        baseline=None,
+        baseline_nusd=None,
+    )
 
 
 def _attempts(walk: Walk, now_s: float) -> tuple[Attempt, ...]:

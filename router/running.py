@@ -12,6 +12,7 @@ from pathlib import Path
 from router.catalog.files import CatalogFaults, Fault, catalog_files, load_catalog, read_providers
 from router.catalog.local import LocalServer
 from router.catalog.snapshot import Model, Offer, Snapshot
+from router.catalog.texts import TooMany
 from router.upstream.demo_catalog import demo_models
 from router.upstream.discover import probe_local
 
@@ -20,6 +21,7 @@ SETTLE_S = 0.5
 # Files that never stand still are read all the same: an edit is live, or shown as rejected, within 5 s.
 RESTLESS_S = 3.0
 PROBE_S = 15.0
+OTHER_FILES, OTHER_BYTES = 2_000, 2 * 2**20  # read within two seconds, and no catalog is larger
 _log = logging.getLogger("router.catalog")
 _Scan = tuple[tuple[str, int, int, int, int], ...]
 
@@ -70,7 +72,8 @@ class RunningCatalog:
         self._reading = asyncio.Lock()
         self._asked = False
         self._day = sources.today()
-        self._other: tuple[object, Snapshot] | None = None
+        self._reading_other = asyncio.Lock()
+        self._other: tuple[object, Snapshot | CatalogFaults] | None = None
         self._taken = _scan(sources.directory)
         self.current = load(sources, self._local)
         self.applied_at = now()
@@ -108,17 +111,32 @@ class RunningCatalog:
     async def other(self, directory: Path) -> Snapshot:
         """Return the catalog of another folder as it would serve here; nothing that serves changes.
 
-        The last one is kept until a file of it changes. Raises `CatalogFaults` with every fault.
+        The last one is kept until a file of it changes, and one is read at a time: the folder is any that
+        somebody names, so it is bounded (`OTHER_FILES`, `OTHER_BYTES`) and no link leads out of it. Raises
+        `CatalogFaults` with every fault.
         """
-        return await asyncio.to_thread(self._load_other, directory)
+        async with self._reading_other:
+            found = await asyncio.to_thread(self._load_other, directory)
+        if isinstance(found, CatalogFaults):
+            raise found
+        return found
 
-    def _load_other(self, directory: Path) -> Snapshot:
+    def _load_other(self, directory: Path) -> Snapshot | CatalogFaults:
         sources = dataclasses.replace(self._sources, directory=directory)
-        seen = (directory, _scan(directory), sources.today(), self._local)
+        try:
+            scan = _scan(directory, OTHER_FILES)
+        except TooMany:
+            return _refused(directory, f"it holds more than {OTHER_FILES:,} files and folders")
+        seen = (directory, scan, sources.today(), self._local)
         kept = self._other
         if kept is not None and kept[0] == seen:
             return kept[1]
-        found = load(sources, self._local)
+        found: Snapshot | CatalogFaults | None = _unfit(directory, scan)
+        if found is None:
+            try:
+                found = load(sources, self._local)
+            except CatalogFaults as faults:
+                found = faults
         self._other = (seen, found)
         return found
 
@@ -243,10 +261,27 @@ def _switched_off(snapshot: Snapshot) -> Snapshot:
     return dataclasses.replace(snapshot, models={name: off(model) for name, model in snapshot.models.items()})
 
 
-def _scan(directory: Path) -> _Scan:
-    """Describe the files so that any write, rename or change of rights shows."""
+def _unfit(directory: Path, scan: _Scan) -> CatalogFaults | None:
+    """Say what keeps a folder that somebody names from being read."""
+    read = [(name, size) for name, _, _, size, _ in scan if name.endswith(".toml")]
+    size_bytes = sum(size for _, size in read)
+    if size_bytes > OTHER_BYTES:
+        return _refused(directory, f"its files have {size_bytes:,} bytes, more than {OTHER_BYTES:,}")
+    for name, _ in read:  # what a link names could be anybody's file, and faults tell of what is in a file
+        if not (directory / name).resolve().is_relative_to(directory):
+            return _refused(directory, f"{name} is a link, or below one, that leads out of the folder")
+    return None
+
+
+def _refused(directory: Path, why: str) -> CatalogFaults:
+    fix = f"`router explain --catalog {directory}` takes any catalog"
+    return CatalogFaults([Fault(str(directory), 1, "", f"not read: {why}; {fix}")])
+
+
+def _scan(directory: Path, most: int | None = None) -> _Scan:
+    """Describe the files so that any write, rename or change of rights shows. Raises `TooMany`."""
     found = []
-    for name, path in catalog_files(directory):
+    for name, path in catalog_files(directory, most=most):
         try:
             stat = path.stat()
         except OSError:  # a link to nothing, or it went while we looked

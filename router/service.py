@@ -52,18 +52,17 @@ class Service:
 
     async def exposition(self) -> bytes:
         """Return the metrics of all workers; of this one alone while the supervisor is gone."""
-        return self._metrics.render(await self._others())
+        return self._metrics.render(await self.numbers())
 
     async def numbers(self) -> Numbers:
         """Return the figures of all workers, added up."""
-        return added([self._metrics.numbers(), *await self._others()])
-
-    async def _others(self) -> list[Numbers]:
+        # Ours are those that the supervisor is told: whoever waits among them has lined up there before.
+        own = self._metrics.numbers()
         others: list[bytes] = []
         if self._link is not None:
             with contextlib.suppress(Unavailable):
-                others = await self._link.gather(await self._numbers())
-        return [_NUMBERS.decode(numbers) for numbers in others]
+                others = await self._link.gather(_encode(own))
+        return added([own, *map(_NUMBERS.decode, others)])
 
     async def reload(self) -> None:
         """Have every worker read the catalog's files; returns when they have."""

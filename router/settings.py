@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import tomllib
+from collections.abc import Iterable
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -21,17 +24,25 @@ from router.payment_settings import PaymentSettings
 
 DEFAULT_PORT = 8402
 DEFAULT_CONFIG = Path("router.toml")
+ENV_PREFIX = "ROUTER_"
 
 
 class SettingsError(Exception):
     """A setting is wrong; the message names it and the fix, a line each."""
 
 
+class _File(TomlConfigSettingsSource):
+    """The settings file; some editors begin it with a byte order mark."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
+
+
 class Settings(PaymentSettings):
     """Hold what the operator set; each name is also an environment variable `ROUTER_<NAME>`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ROUTER_", frozen=True, extra="forbid", hide_input_in_errors=True
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -77,7 +88,7 @@ class Settings(PaymentSettings):
     otlp_endpoint: str | None = Field(
         None,
         validation_alias=AliasChoices("otlp_endpoint", "ROUTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        description="OTLP receiver of traces and metrics, as http://127.0.0.1:4318; needs llm-router[otel]",
+        description="OTLP receiver of traces and metrics, as http://127.0.0.1:4318; needs the extra otel",
     )
     otlp_sample: float = Field(1.0, ge=0, le=1, description="share of new traces that are sent")
     history_requests: int = Field(
@@ -85,13 +96,55 @@ class Settings(PaymentSettings):
         ge=0,
         description="requests kept for the pages, one by one, 0.9 GB; 0 keeps none, nor figures",
     )
+    keep_prompts: bool = Field(
+        False,
+        description="keep the words of requests and answers beside their row, for the operator's page alone",
+    )
     demo: bool = Field(False, description="serve from the built-in demo provider only")
     insecure_open: bool = Field(False, description="allow open access on a public address")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_blanks(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Take an empty text for nothing where nothing is the default: `ROUTER_CATALOG=` is no folder."""
+        optional = {name for name, field in cls.model_fields.items() if field.default is None}
+        return {
+            name: value
+            for name, value in values.items()
+            if not (name in optional and isinstance(value, str) and not value.strip())
+        }
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _check_data(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is empty, which would be this folder; leave it out for .router")
+        return value
+
+    @field_validator("host", mode="after")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        host = value.strip().removeprefix("[").removesuffix("]")
+        if not host:
+            raise ValueError("it is empty; leave it out for 127.0.0.1, or set 0.0.0.0 for others too")
+        if "/" in host or host.count(":") == 1 or "]" in host:
+            raise ValueError(
+                f"{value!r} is more than an address; the port is a setting of its own, ROUTER_PORT"
+            )
+        return host
 
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(x.strip() for x in value.split(",") if x.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins", mode="after")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin not in ("*", "null") and "://" not in origin:
+                raise ValueError(f"{origin!r} is no origin: write it with its scheme, as https://{origin}")
+        return tuple(origin.rstrip("/") for origin in value)  # browsers name theirs without a slash
 
     @field_validator("admin_key", "database_url", "shared_url", mode="after")
     @classmethod
@@ -185,7 +238,7 @@ class Settings(PaymentSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the command line first, then the environment, then the file."""
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        return (init_settings, env_settings, _File(settings_cls))
 
 
 def _plain(value: Any) -> Any:
@@ -216,9 +269,30 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise SettingsError(f"{config or DEFAULT_CONFIG}: {fault}") from None
 
 
+def unknown_variables(environ: Iterable[str]) -> dict[str, str]:
+    """Return the names that look like settings and are none, each with the fix: they do nothing."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    found = {}
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            near = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+            found[name] = f"did you mean {near[0]}? Else unset it" if near else "unset it"
+    return found
+
+
+def _near(name: str) -> str:
+    plain = name.lower().removeprefix(ENV_PREFIX.lower())
+    near = get_close_matches(plain, list(Settings.model_fields), n=1, cutoff=0.6)
+    if near and plain != name:
+        return f"did you mean {near[0]}? In a file names are in lower case, without {ENV_PREFIX}; "
+    return f"did you mean {near[0]}? " if near else ""
+
+
 def _said(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     text = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        return f"{name}: no such setting; `router serve --help` lists them"
+        return f"{name}: no such setting; {_near(name)}docs/operations.md lists them"
+    if fault["input"] == "" and fault["type"] != "value_error":
+        text = f"it is empty; leave it out for {Settings.model_fields[name].default}"
     return f"{name} (ROUTER_{name.upper()}): {text}" if name else text

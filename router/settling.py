@@ -17,13 +17,15 @@ from router.access.selling import Seller
 from router.access.terms import Away, Refused, Settled, Settler, Unknown
 from router.errors import RouterError
 from router.ledger.ledger import Ledger
-from router.ledger.payments import Payment, PaymentClaim
+from router.ledger.payments import Payment, PaymentClaim, account_of
 from router.ledger.rows import utc_text
 
 T = TypeVar("T")
 LOOK_S = 2.0
 ASK_S = (2.0, 5.0, 15.0, 60.0)
 STORAGE_RETRY_S = 1.0
+FORGET_S = 7 * 24 * 3_600.0
+"""How long a refused settlement is remembered of its payer."""
 _log = logging.getLogger("router.payments")
 
 
@@ -47,18 +49,37 @@ class Settling:
         self._resting: set[asyncio.Task[Any]] = set()
         self._closing = False
 
-    async def take(self, claim: PaymentClaim, amount: int, nusd: int, *, owed: bool) -> Settled:
+    async def take(
+        self, claim: PaymentClaim, amount: int, nusd: int, *, owed: bool, made: bool = False
+    ) -> Settled:
         """Have so many atomic units moved, worth `nusd`; goes on when the caller is cancelled.
 
-        `owed` says that the answer is out already: what cannot be asked now is asked again then. Raises
-        Refused for a definite no, Unknown, Away where nothing was sent, Unavailable where storage is away.
+        `owed` says that the answer is out already: what cannot be asked now is asked again then. `made` says
+        that there is one, which a refusal leaves us with. Raises Refused for a definite no, Unknown, Away
+        where nothing was sent, Unavailable where storage is away.
         """
-        return await asyncio.shield(self._spawn(self._settle(claim, amount, nusd, owed=owed)))
+        return await asyncio.shield(self._spawn(self._settle(claim, amount, nusd, owed=owed, made=made)))
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Do some work to its end, also when the caller is cancelled."""
         task: asyncio.Task[T] = self._spawn(work)
         return await asyncio.shield(task)
+
+    async def until_written(
+        self,
+        write: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        unless: tuple[type[RouterError], ...] = (),
+    ) -> T:
+        """Write until storage takes it. Raises what is in `unless`."""
+        while True:
+            try:
+                return await write()
+            except unless:
+                raise
+            except RouterError as fault:
+                _log.error("a settlement could not be booked, trying again: %s", fault.name)
+                await self._pause(STORAGE_RETRY_S)
 
     def collect(self, claim: PaymentClaim, amount: int, nusd: int) -> None:
         """Have it settled without waiting, however long storage is away."""
@@ -111,12 +132,19 @@ class Settling:
         return self._seller.method_of(claim).settler_of(claim)
 
     async def _settle(
-        self, claim: PaymentClaim, amount: int, nusd: int, *, owed: bool, patient: bool = False
+        self,
+        claim: PaymentClaim,
+        amount: int,
+        nusd: int,
+        *,
+        owed: bool,
+        patient: bool = False,
+        made: bool = False,
     ) -> Settled:
         if not await self._begin(claim, amount, nusd, owed=owed, patient=patient):
             raise Refused("payment_replayed", fresh=False)
         try:
-            return await self._ask(claim, amount, owed=owed)
+            return await self._ask(claim, amount, owed=owed, made=made)
         except Away:
             if not owed:
                 await self._failed(claim, "not_reached")
@@ -141,21 +169,21 @@ class Settling:
                 if not owed:
                     self._spawn(self._failed(claim, "not_reached"))
                 raise
-        if await self._until_written(note):
+        if await self.until_written(note):
             return True
-        found = await self._until_written(lambda: self._payments.find(claim.key))
+        found = await self.until_written(lambda: self._payments.find(claim.key))
         return found is not None and found.state == "settling" and found.taken == amount
 
-    async def _ask(self, claim: PaymentClaim, amount: int, *, owed: bool) -> Settled:
+    async def _ask(self, claim: PaymentClaim, amount: int, *, owed: bool, made: bool = False) -> Settled:
         """Ask for the settlement, and book what comes of it. Raises Away where nothing was sent."""
         try:
             settled = await self._settler(claim).settle(claim, amount)
         except Refused as no:
-            await self._failed(claim, no.reason)
+            await self._failed(claim, no.reason, made=made)
             raise
         except Unknown:
             self._count(claim, "unknown")
-            self._spawn(self._find_out(claim, amount, owed=owed))
+            self._spawn(self._find_out(claim, amount, owed=owed, made=made))
             raise
         if not await self._settled(claim, settled):
             raise Refused("transaction_used", fresh=False)
@@ -174,25 +202,21 @@ class Settling:
 
     async def _settled(self, claim: PaymentClaim, settled: Settled) -> bool:
         """Book what came; a database that is away does not make it unpaid."""
-        booked = await self._until_written(
+        booked = await self.until_written(
             lambda: self._payments.settled(claim.key, settled.transaction, now=self._stamp())
         )
         self._count(claim, "settled" if booked else "transaction_used")
         return booked
 
-    async def _failed(self, claim: PaymentClaim, reason: str) -> None:
+    async def _failed(self, claim: PaymentClaim, reason: str, *, made: bool = False) -> None:
         self._count(claim, "refused")
-        await self._until_written(lambda: self._payments.failed(claim.key, reason, now=self._stamp()))
+        if made:
+            now_s = self._now().timestamp()
+            stamps = {"now": utc_text(now_s), "before": utc_text(now_s - FORGET_S)}
+            await self.until_written(lambda: self._payments.note_refusal(account_of(claim), **stamps))
+        await self.until_written(lambda: self._payments.failed(claim.key, reason, now=self._stamp()))
 
-    async def _until_written(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        while True:
-            try:
-                return await write()
-            except RouterError as fault:
-                _log.error("a settlement could not be booked, trying again: %s", fault.name)
-                await self._pause(STORAGE_RETRY_S)
-
-    async def _find_out(self, claim: PaymentClaim, amount: int, *, owed: bool) -> None:
+    async def _find_out(self, claim: PaymentClaim, amount: int, *, owed: bool, made: bool = False) -> None:
         """Ask what became of a settlement until that is known, or nothing more can be learnt."""
         tries = 0
         while True:
@@ -203,13 +227,13 @@ class Settling:
             except Unknown:
                 if self._now().timestamp() < claim.expires_at:
                     continue
-                await self._until_written(
+                await self.until_written(
                     lambda: self._payments.unknown(claim.key, "nobody_knows", now=self._stamp())
                 )
                 self._count(claim, "never_known")
                 return
             if settled is None:
-                await self._failed(claim, "expired")
+                await self._failed(claim, "expired", made=made)
             else:
                 await self._settled(claim, settled)
             return

@@ -4,6 +4,9 @@ Money moves at one of two moments. `exact` and MPP's charges are settled when th
 hand and before the client gets it: an upstream that fails costs the payer nothing, and a payer who takes the
 signature back gets nothing. `upto` is settled for what was used, after the last piece of a stream, whether or
 not the client is still there.
+
+Who left us with an answer that nobody pays for pays first for a time: when an offer has given it a place, and
+before the upstream is asked.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from router.access.keys import Caller
 from router.access.selling import Seller, route_of
 from router.access.terms import Asked, Away, Credential, Headers, Refused, Settled, Unknown
 from router.errors import (
+    InternalError,
+    NotFound,
     OutOfCredit,
     PaymentRefused,
     PaymentRequired,
@@ -29,7 +34,7 @@ from router.errors import (
 )
 from router.ledger.ledger import Ledger
 from router.ledger.money import nusd_to_usd
-from router.ledger.payments import PaymentClaim
+from router.ledger.payments import PaymentClaim, account_of
 from router.ledger.rows import Release
 from router.settling import Settling
 from router.walk import Walk
@@ -41,6 +46,8 @@ _AWAY_S = 5
 SETTLE_ROOM_S = 8
 """How long before a signature is void it is settled at the latest; facilitators want 6 s."""
 _HOST_CHARS = 253 + len(":65535")  # RFC 1035, with a port
+FIRST_S, FIRST_AT_MOST_S, DOUBLINGS = 3_600.0, 24 * 3_600.0, 10
+"""How long a payer pays before its answers after a refused settlement: twice as long after each more."""
 RECEIPT_S = 30
 """How long the end of a stream waits for its receipt."""
 T = TypeVar("T")
@@ -90,12 +97,11 @@ class Till:
 
     def payer(self, credential: Credential) -> Caller:
         """Return who a payment speaks for."""
-        claim = credential.claim
-        return Caller(f"payer:{claim.network}:{claim.payer}", None, require_credit=False)
+        return Caller(account_of(credential.claim), None, require_credit=False)
 
     def left_s(self, walk: Walk) -> float:
         """Return how long a payment that is settled at the first byte can still wait for it."""
-        if walk.credential is None or walk.credential.when != "before":
+        if walk.credential is None or walk.credential.when != "before" or walk.pays_first:
             return float("inf")
         return max(1.0, walk.credential.claim.expires_at - SETTLE_ROOM_S - self._now().timestamp())
 
@@ -137,13 +143,14 @@ class Till:
     async def verify(self, walk: Walk) -> None:
         """Have the signature checked, now that it is claimed; where it is no good it is free again.
 
-        What its payer has moved already is booked at once. Raises PaymentRequired with fresh offers,
-        PaymentRefused, Unavailable.
+        Whoever pays first is to pay the whole quote, since nobody knows yet what it will cost.
+        Raises PaymentRequired with fresh offers, PaymentRefused, Unavailable.
         """
         credential = walk.credential
         if credential is None:
             return
         try:
+            walk.pays_first = credential.when != "at once" and await self._pays_first(credential.claim)
             await self._verify(credential)
         except Refused as no:
             await self._give_up(walk)
@@ -151,8 +158,21 @@ class Till:
         except Away:
             await self._give_up(walk)
             raise _away() from None
-        if credential.when == "at once":
-            walk.receipt = await self.take(walk, credential.quote.nusd)
+        if walk.pays_first:
+            walk.fixed_nusd = credential.quote.nusd
+
+    async def take_moved(self, walk: Walk) -> None:
+        """Book what its payer has moved already, place or not: it is here, and has to stand somewhere.
+
+        Raises what `take` does.
+        """
+        if walk.credential is not None and walk.credential.when == "at once":
+            walk.receipt = await self.take(walk, walk.credential.quote.nusd)
+
+    async def take_first(self, walk: Walk) -> None:
+        """Have the whole quote moved, of who pays first and has a place now. Raises what `take` does."""
+        if walk.credential is not None:
+            walk.receipt = await self.take(walk, walk.credential.quote.nusd)
 
     async def prove(self, walk: Walk) -> None:
         """Have the signature checked of who asks for a kept answer. Raises PaymentRefused, Unavailable."""
@@ -170,13 +190,14 @@ class Till:
 
         Raises PaymentRequired and PaymentRefused for a definite no, SettlementUnknown.
         """
-        credential, charge = walk.credential, charge_nusd
+        credential = walk.credential
         if credential is None:
             return []
         walk.taken = True
-        claim = credential.claim
+        claim, amount = credential.claim, amount_of(credential, charge_nusd)
         try:
-            settled = await self._settling.take(claim, amount_of(credential, charge), charge, owed=owed)
+            made = not owed and walk.first_piece_s is not None
+            settled = await self._settling.take(claim, amount, charge_nusd, owed=owed, made=made)
         except Refused as no:
             walk.withheld = True
             raise self._refusal(walk, no, self._seller.method_of(claim).failure(claim, no.reason)) from None
@@ -201,6 +222,10 @@ class Till:
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Do what must come to its end once money moves, whether or not the client stays."""
         return await self._settling.finish(work)
+
+    async def booked(self, write: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Write what was paid for until storage takes it. Raises what makes it impossible."""
+        return await self._settling.until_written(write, unless=(NotFound, InternalError))
 
     async def receipt_of_stream(self, walk: Walk) -> bytes:
         """Settle a stream that has been charged; return the receipt as the comments of an event stream.
@@ -233,6 +258,18 @@ class Till:
         walk.taken = True
         amount = amount_of(credential, walk.charged_nusd)
         self._settling.collect(credential.claim, amount, walk.charged_nusd)
+
+    async def _pays_first(self, claim: PaymentClaim) -> bool:
+        """Say whether a payer's last settlement was refused so lately that it is asked for before an answer.
+
+        An hour, and twice as long for each time; a day at most.
+        """
+        found = await self._ledger.payments.refusals(account_of(claim))
+        if found is None:
+            return False
+        rests_s = min(FIRST_S * (1 << min(found.times - 1, DOUBLINGS)), FIRST_AT_MOST_S)
+        since_s = self._now().timestamp() - datetime.fromisoformat(found.last_at).timestamp()
+        return since_s < rests_s
 
     async def _verify(self, credential: Credential) -> None:
         claim = credential.claim

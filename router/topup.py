@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,13 +19,13 @@ from router.chat import Incoming
 from router.errors import BadRequest, RouterError
 from router.ledger.ledger import Ledger
 from router.ledger.money import NUSD_PER_USD, nusd_to_usd, usd_to_nusd
+from router.ledger.payments import WALLET
 from router.ledger.rows import HoldRequest, Release, Settlement
 from router.till import Till, pays
 from router.walk import Walk
 
 CREDITS = "credits"
 """What stands in the ledger as the model of a top-up, and in its quote in place of the catalog's revision."""
-SOURCE = "wallet"
 LEAST_NUSD = NUSD_PER_USD // 100
 MOST_NUSD = 10_000 * NUSD_PER_USD
 
@@ -68,7 +69,7 @@ class Topups:
                 account=self.till.payer(paid).account,
                 amount_nusd=paid.quote.nusd,
                 model=CREDITS,
-                provider=SOURCE,
+                provider=WALLET,
                 catalog=CREDITS,
                 idempotency_key=None,
                 require_credit=False,
@@ -78,7 +79,7 @@ class Topups:
         walk.hold_id, walk.held_nusd = walk.request_id, paid.quote.nusd
         try:
             await self.till.verify(walk)
-        except asyncio.CancelledError:  # the customer left, and may come again with the signature
+        except BaseException:  # the customer left
             self.ledger.end(Release(walk.request_id))
             raise
 
@@ -87,12 +88,15 @@ class Topups:
     ) -> tuple[dict[str, Any], Headers]:
         """Have the money moved, and credit it; the payer's own account passes it on.
 
-        Money that came and cannot be credited stays with the payer's account, as paid and not served.
+        Money that came and cannot be credited stays with the payer's account, as paid and not served. It is
+        credited first: who ends the hold of a process that died in between looks whether it was.
         """
-        nusd = paid.quote.nusd
+        nusd, seed = paid.quote.nusd, secrets.token_bytes(32)
         try:
-            receipt = walk.receipt if walk.taken else await self.till.take(walk, nusd)
-            told = await self._credit(paid, key)
+            receipt = await self.till.take(walk, nusd)
+            told = await self.till.booked(lambda: self._credit(paid, key, seed))
+        except asyncio.CancelledError:  # the service ends, and the next start looks
+            raise
         except BaseException:
             self.ledger.end(Release(walk.request_id))
             raise
@@ -103,22 +107,26 @@ class Topups:
             charge_nusd=nusd,
             upstream_cost_nusd=0,
             model=CREDITS,
-            provider=SOURCE,
+            provider=WALLET,
             metered_nusd=nusd,
         )
         with contextlib.suppress(RouterError):  # it is written later; a new key's text is told only now
             await self.ledger.settle(settlement)
         return {"object": "topup", "request_id": walk.request_id, **told}, receipt
 
-    async def _credit(self, paid: Credential, key: ApiKey | None) -> dict[str, Any]:
-        """Credit a key, a new one where there is none; return what the customer is told of it."""
+    async def _credit(self, paid: Credential, key: ApiKey | None, seed: bytes) -> dict[str, Any]:
+        """Credit a key, a new one from `seed` where there is none; return what the customer is told of it.
+
+        Once, however often it is tried.
+        """
         nusd = balance_nusd = paid.quote.nusd
         told: dict[str, Any] = {}
         if key is None:
             name = f"wallet {paid.claim.payer[:12]}"
-            told["key"], key = await self.keys.create(NewKey(name=name, credit_nusd=nusd))
+            new = NewKey(name=name, credit_nusd=nusd, payment=paid.claim.key)
+            told["key"], key = await self.keys.create(new, seed)
         else:
-            _, balance_nusd = await self.keys.topup(key.id, nusd, source=SOURCE, external_id=paid.claim.key)
+            _, balance_nusd = await self.keys.topup(key.id, nusd, source=WALLET, external_id=paid.claim.key)
         return told | {
             "account": key.id,
             "amount_usd": Raw(nusd_to_usd(nusd).encode()),
@@ -131,7 +139,7 @@ def wanted_nusd(body: bytes) -> int:
     try:
         text = bytes(msgspec.json.decode(body, type=_Wish).amount_usd).decode().strip('"')
         amount_nusd = usd_to_nusd(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise BadRequest('Send a JSON object such as {"amount_usd": 5}.', param="amount_usd") from None
     except ValueError as fault:
         raise BadRequest(f"amount_usd: {fault}.", param="amount_usd") from None

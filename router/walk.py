@@ -13,6 +13,7 @@ from router.access.terms import Asked, Credential, Headers, Refused
 from router.catalog.snapshot import Category, Snapshot
 from router.gate import Place
 from router.history.record import Attempt
+from router.history.words import Talk
 from router.idempotency import Once
 from router.ledger.money import nusd_to_usd
 from router.limits import Standing, Window
@@ -47,6 +48,7 @@ class Walk:
     unpaid: Refused | None = None  # what is wrong with the payment that came, where it does not do
     withheld: bool = False  # the answer is here, and its payment failed: the client gets none of it
     receipt: Headers = field(default_factory=list)  # of the payment, once it is settled
+    pays_first: bool = False  # the payment is settled at a place, and before the upstream there is asked
     taken: bool = False  # the payment's settlement was begun
     once: Once | None = None  # where the client sent an Idempotency-Key
     said: Category | None = None  # what the words said, before the session's floor
@@ -70,6 +72,7 @@ class Walk:
     purse: Purse | None = None  # where the wallet may have paid an upstream
     decided_s: float | None = None
     traceparent: str | None = None  # as the client sent it
+    talk: Talk | None = None  # where the operator keeps prompts
     trace: Trace | None = None  # where traces are exported, from the first call on
 
     @property

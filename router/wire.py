@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -18,6 +18,7 @@ from router.errors import BadRequest
 from router.images import check_image
 from router.rawjson import cut_text, first_byte, refuse_duplicates
 
+T = TypeVar("T")
 MAX_MODEL_CHARS = 256
 # Bounds on what one request can make the process look at; every provider's own are lower.
 MAX_MESSAGES = 20_000
@@ -139,8 +140,18 @@ class Message(Struct, frozen=True):
     parts: int = 0
 
 
+class OwnMessages(Protocol):
+    """Messages of which an offer reads what it wrote itself, and no other offer."""
+
+    def raw(self, writer: str) -> Raw:
+        """Return the messages for the offer "provider/model" as JSON."""
+
+
 class RequestBody(Struct, frozen=True):
-    """A chat request: typed fields that decide, and every top-level member as it was sent."""
+    """A chat request: typed fields that decide, and every top-level member as it was sent.
+
+    `recalled` stands for the messages that are sent, where some of them are for one offer alone.
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -156,19 +167,22 @@ class RequestBody(Struct, frozen=True):
     members: dict[str, Raw]
     text_bytes: int
     text_chars: int
+    recalled: OwnMessages | None = None
 
     @property
     def images(self) -> int:
         """Count the image parts of all messages."""
         return sum(message.images for message in self.messages)
 
-    def for_upstream(self, model: str, bound: tuple[str, int] | None = None) -> bytes:
+    def for_upstream(self, model: str, bound: tuple[str, int] | None = None, writer: str = "") -> bytes:
         """Return the body for an upstream: its model id, usage asked for, the router's own fields gone.
 
         `bound` is the field that bounds an answer there, and the most tokens of a choice: it goes under that
-        name alone, whatever the client calls it.
+        name alone, whatever the client calls it. `writer` is the offer, "provider/model".
         """
         members = {name: value for name, value in self.members.items() if name not in NEVER_FORWARDED}
+        if self.recalled is not None:
+            members["messages"] = self.recalled.raw(writer)
         members["model"] = Raw(msgspec.json.encode(model))
         if bound is not None:
             field, tokens = bound
@@ -178,16 +192,32 @@ class RequestBody(Struct, frozen=True):
             members[field] = Raw(b"%d" % tokens)
         if self.stream:
             options = members.get("stream_options")
-            asked = _raw_object.decode(options) if options is not None and bytes(options) != b"null" else {}
+            asked = _members.decode(options) if options is not None and bytes(options) != b"null" else {}
             asked["include_usage"] = Raw(b"true")
             members["stream_options"] = Raw(msgspec.json.encode(asked))
         return msgspec.json.encode(members)
 
 
 _members = msgspec.json.Decoder(dict[str, Raw])
-_raw_object = msgspec.json.Decoder(dict[str, Raw])
 _fields = msgspec.json.Decoder(_Fields)
 _parts = msgspec.json.Decoder(Annotated[list[_Part], Meta(max_length=MAX_PARTS)])
+
+
+def read_members(decoder: msgspec.json.Decoder[T], body: bytes) -> tuple[T, dict[str, Raw]]:
+    """Return a JSON object as its decoder reads it, and all its members raw. Raises `BadRequest`."""
+    try:
+        fields = decoder.decode(body)
+        members = _members.decode(body)
+    except msgspec.ValidationError as fault:
+        raise schema_fault(str(fault)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        if not body.strip():
+            raise BadRequest("The body is empty; send a JSON object.", name="invalid_json") from None
+        raise BadRequest(f"The body is not valid JSON: {fault}", name="invalid_json") from None
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.", name="invalid_json") from None
+    refuse_duplicates(body, members)
+    return fields, members
 
 
 def parse_request(body: bytes) -> RequestBody:
@@ -197,17 +227,8 @@ def parse_request(body: bytes) -> RequestBody:
     is bounded by the interpreter's own recursion limit (some 1,000 levels), which msgspec keeps: counting
     levels here would cost more than all the rest.
     """
-    text_chars = _check_utf8(body)
-    try:
-        fields = _fields.decode(body)
-        members = _members.decode(body)
-    except msgspec.ValidationError as fault:
-        raise _schema_fault(str(fault)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-        raise BadRequest(f"The body is not valid JSON: {fault}", name="invalid_json") from None
-    except RecursionError:
-        raise BadRequest("The body is nested too deeply.", name="invalid_json") from None
-    refuse_duplicates(body, members)
+    text_chars = check_utf8(body)
+    fields, members = read_members(_fields, body)
     _check_model(fields.model)
     messages = _read_messages(fields.messages)
     image_bytes = sum(message.image_bytes for message in messages)
@@ -238,8 +259,11 @@ def _forwarded_bytes(members: dict[str, Raw]) -> int:
     return size - sum(len(name) + len(members[name]) + 4 for name in NEVER_FORWARDED & members.keys())
 
 
-def _check_utf8(body: bytes) -> int:
-    """Return the number of characters; msgspec does not check the bytes of parts it leaves raw."""
+def check_utf8(body: bytes) -> int:
+    """Return the number of characters; msgspec does not check the bytes of parts it leaves raw.
+
+    Raises `BadRequest`.
+    """
     if body.isascii():
         return len(body)
     try:
@@ -248,7 +272,7 @@ def _check_utf8(body: bytes) -> int:
         raise BadRequest(f"The body is not UTF-8 at byte {fault.start}.", name="invalid_json") from None
 
 
-def _schema_fault(text: str) -> BadRequest:
+def schema_fault(text: str) -> BadRequest:
     """Turn msgspec's "Expected `bool`, got `str` - at `$.messages[0].role`" into an error with a param."""
     message, _, path = text.partition(" - at `$")
     path = path.rstrip("`").lstrip(".").replace("[...]", "")
@@ -322,7 +346,7 @@ def _read_parts(role: str, content: Raw, path: str, has_tool_calls: bool) -> Mes
         text = str(fault)
         if " - at `$" not in text:  # the list itself
             raise BadRequest(f"{path}: {text}.", param=path) from None
-        raise _schema_fault(text.replace("at `$", f"at `$.{path}")) from None
+        raise schema_fault(text.replace("at `$", f"at `$.{path}")) from None
     texts: list[str] = []
     images = image_bytes = 0
     for i, part in enumerate(parts):

@@ -5,20 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
-from tests.router import Asking
+from tests.proxy import Proxy
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "Caddyfile"
-START_S = 10.0
 
 
 def needs_caddy() -> str:
@@ -30,14 +23,13 @@ def needs_caddy() -> str:
     return found
 
 
-class Caddy(Asking):
+class Caddy(Proxy):
     """Run it until the `with` block ends; nothing of the file is replaced but the replicas' addresses."""
 
     def __init__(self, folder: Path, servers: list[int]) -> None:
+        super().__init__(folder)
         self._program = needs_caddy()
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
         text = CONFIGURATION.read_text()
         for number, server in enumerate(servers, start=1):
             text, named = re.subn(rf"\brouter-{number}:8402\b", f"127.0.0.1:{server}", text)
@@ -60,24 +52,7 @@ class Caddy(Asking):
             "SITE": f"http://127.0.0.1:{self.port}",
         }
 
-    def __enter__(self) -> Self:
-        with (self._folder / "caddy.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                self.command("run"), env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        end_s = time.monotonic() + START_S
-        while not self._listens():
-            assert self._process.poll() is None, (self._folder / "caddy.log").read_text()
-            assert time.monotonic() < end_s, "Caddy did not start"
-            time.sleep(0.01)
-        return self
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(START_S)
+    @property
+    def serving(self) -> list[str]:
+        """Return the command that serves in the foreground."""
+        return self.command("run")

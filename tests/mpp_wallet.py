@@ -13,6 +13,7 @@ from typing import Any
 import rlp
 from eth_hash.auto import keccak
 
+from router.access.tempo import TRANSFER_WITH_MEMO
 from router.access.terms import Asset
 from tests.eth import Account
 
@@ -143,6 +144,17 @@ class MppWallet:
         message = {**fields, **numbers, "nonce": _bytes(fields["nonce"])}
         signed = Account.sign_typed_data(self.key, domain, types, message)
         return "0x" + signed.signature.hex().removeprefix("0x")
+
+
+def pushed(wallet: MppWallet, challenge: Wire) -> tuple[str, Wire]:
+    """Return the header that says a `tempo` challenge was paid, and the receipt of that transfer."""
+    request, hash_ = decode(challenge["request"]), "0x" + keccak(challenge["id"].encode()).hex()
+    parties = [address[2:].lower().rjust(64, "0") for address in (wallet.address, request["recipient"])]
+    topics = [TRANSFER_WITH_MEMO, *("0x" + party for party in parties), "0x" + memo_of(challenge).hex()]
+    log = {"address": request["currency"], "topics": topics, "data": f"0x{int(request['amount']):064x}"}
+    source = wallet.source(request["methodDetails"]["chainId"])
+    receipt = {"transactionHash": hash_, "status": "0x1", "logs": [log], "blockNumber": "0x7"}
+    return authorization(challenge, {"type": "hash", "hash": hash_}, source), receipt
 
 
 def memo_of(challenge: Wire, client: bytes = bytes(10)) -> bytes:

@@ -5,20 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
-from tests.router import Asking
+from tests.proxy import Proxy
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "nginx.conf"
-START_S = 10.0
 
 
 def needs_nginx() -> str:
@@ -42,14 +36,13 @@ def configured(folder: Path, port: int, servers: list[int]) -> str:
     return text
 
 
-class Nginx(Asking):
+class Nginx(Proxy):
     """Run it until the `with` block ends."""
 
     def __init__(self, folder: Path, servers: list[int]) -> None:
+        super().__init__(folder)
         self._program = needs_nginx()
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
         (folder / "nginx.conf").write_text(configured(folder, self.port, servers))
 
     def check(self) -> subprocess.CompletedProcess[str]:
@@ -59,24 +52,7 @@ class Nginx(Asking):
     def _command(self) -> list[str]:
         return [self._program, "-p", str(self._folder), "-c", "nginx.conf", "-e", "stderr"]
 
-    def __enter__(self) -> Self:
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [*self._command(), "-g", "daemon off;"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        end_s = time.monotonic() + START_S
-        while not self._listens():
-            assert self._process.poll() is None, (self._folder / "log").read_text()
-            assert time.monotonic() < end_s, "nginx did not start"
-            time.sleep(0.01)
-        return self
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(START_S)
+    @property
+    def serving(self) -> list[str]:
+        """Return the command that serves in the foreground."""
+        return [*self._command(), "-g", "daemon off;"]

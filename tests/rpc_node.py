@@ -62,6 +62,16 @@ def result(value: Any) -> Reply:
     return _json({"jsonrpc": "2.0", "id": 1, "result": value})
 
 
+def held(gate: threading.Event, then: Reply) -> Reply:
+    """Wait for a gate before the answer."""
+
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        gate.wait(30)
+        then(handler)
+
+    return reply
+
+
 def error(code: int) -> Reply:
     """Answer with an error, whose text nobody may see."""
     return _json({"jsonrpc": "2.0", "id": 1, "error": {"code": code, "message": SAID, "data": SAID}})

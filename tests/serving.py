@@ -144,6 +144,15 @@ class Serving:
         """Send SIGTERM to the process and to those it started, as a terminal or a container does."""
         os.killpg(self._process.pid, signal.SIGTERM)
 
+    def interrupt_all(self) -> None:
+        """Send SIGINT to the process and to those it started, as Ctrl-C in a terminal does."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the process that was started has not ended."""
+        return self._process.poll() is None
+
     def wait(self) -> int:
         """Read what is left and return the exit status."""
         if self._drain is None:

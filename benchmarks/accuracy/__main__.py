@@ -2,10 +2,12 @@
 
     uv run --group bench python -m benchmarks.accuracy
     uv run --group bench python -m benchmarks.accuracy --data rows.jsonl --routing DIR --minilm
+    uv run --group bench python -m benchmarks.accuracy --data rows.jsonl --speed
 
 Fits models on the project's own corpus and on --data, with whole sources and whole languages held out, and
-sets the packaged model's speed and size beside them. Writes results/<version>.json, .md and .svg files. What
-each figure means, and what the figures do not show, is in benchmarks/accuracy/README.md.
+sets the packaged model's speed and size beside them; with --speed only these, in the last result. Writes
+results/<version>.json, .md and .svg files. What each figure means, and what the figures do not show, is in
+benchmarks/accuracy/README.md.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from benchmarks.accuracy.rows import (
 )
 from benchmarks.machine import surroundings
 from benchmarks.site import Unavailable
+from router import __version__
 from router.classifier import judging, training
 from router.classifier.examples import DataFault
 from router.classifier.model import Classifier
@@ -54,15 +57,17 @@ def measure(given: argparse.Namespace, say: Say) -> dict[str, Any]:
     others = rows.where(lambda example: not example.own)
     packaged = Classifier.load(given.model)
     temperature = float(packaged.facts["temperature"])
-    result: dict[str, Any] = surroundings(Path.cwd()) | {
-        "data": {"rows": len(rows), "own": len(own), "others": len(others)},
-        "quick": given.quick,
-        "packaged": {"rows": packaged.facts["data"]["rows"], "temperature": temperature},
-        "wrapped": checks.same_wrapped(rows, packaged),
-        "images": checks.images_seen(rows),
-        "speed_us": checks.speed(rows, lambda: Classifier.load(given.model)),
-        "fresh": checks.fresh(given.model),
-    }
+    result: dict[str, Any] = (
+        surroundings(Path.cwd())
+        | {
+            "data": {"rows": len(rows), "own": len(own), "others": len(others)},
+            "quick": given.quick,
+            "packaged": {"rows": packaged.facts["data"]["rows"], "temperature": temperature},
+            "wrapped": checks.same_wrapped(rows, packaged),
+            "images": checks.images_seen(rows),
+        }
+        | speed(rows, given.model)
+    )
     check = read_rows(sorted(CHECK.glob("*.jsonl")))
     result["check"] = judged(check, judging.answers(packaged, check.prompts))
     folds = source_folds(rows) if len(others) else []
@@ -82,6 +87,23 @@ def measure(given: argparse.Namespace, say: Say) -> dict[str, Any]:
         say("routing between two models")
         result["routing"] = routing.measure(given.routing, rows, packaged, temperature)
     return result
+
+
+def speed(rows: Rows, model: Path | None) -> dict[str, Any]:
+    """Return latency by length, size, memory and times of the packaged model or of another."""
+    now = surroundings(Path.cwd())
+    return {
+        "speed_us": checks.speed(rows, lambda: Classifier.load(model)),
+        "fresh": checks.fresh(model),
+        "speed_of": {name: now[name] for name in ("commit", "measured_at")},
+    }
+
+
+def speed_anew(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the last result with its speed measured anew; raises OSError where there is none."""
+    last: dict[str, Any] = json.loads((given.out / f"{__version__}.json").read_text(encoding="utf-8"))
+    rows = read_rows([*training.packaged(), *given.data], tuple(given.drop_licence))
+    return last | speed(rows, given.model)
 
 
 def _peers(rows: Rows, folds: Sequence[int], given: argparse.Namespace, say: Say) -> dict[str, Any]:
@@ -129,6 +151,7 @@ def main() -> None:
     parser.add_argument("--routing", type=Path, help="a folder of {benchmark, prompt, weak, strong} lines")
     parser.add_argument("--model", type=Path, help="measure this model's speed; default: the packaged one")
     parser.add_argument("--minilm", action="store_true", help="run the MiniLM reference, some minutes")
+    parser.add_argument("--speed", action="store_true", help="measure only speed and size, half a minute")
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--peers", type=Path, default=installs.cache(), help="where peers are installed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the result is written")
@@ -140,7 +163,7 @@ def main() -> None:
         print(f"{time.monotonic() - began:6.0f} s  {step}", file=sys.stderr, flush=True)
 
     try:
-        result = measure(given, say)
+        result = speed_anew(given) if given.speed else measure(given, say)
     except (DataFault, OSError) as fault:
         parser.exit(1, f"{fault}\n")
     given.out.mkdir(parents=True, exist_ok=True)
@@ -151,7 +174,9 @@ def main() -> None:
     print(written)
     if given.readme:
         page.laid(Path(__file__).with_name("README.md"), page.summary(result))
-    say("written: " + ", ".join(str(made) for made in [path, *draw(result, given.out)]))
+    # What is drawn has no speed in it.
+    drawn = [] if given.speed else draw(result, given.out)
+    say("written: " + ", ".join(str(made) for made in [path, *drawn]))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def page(result: Figures) -> str:
         f"temperature {packaged['temperature']:.2f}.{_quick(result)}",
         "## Against what was asked for",
         _aims(result),
+        *_speed_of(result),
         "## Beside the reference points",
         "The same rows; a fitted one never saw the source of a row that it is judged on.",
         _peers(result),
@@ -54,6 +55,7 @@ def summary(result: Figures) -> str:
         f"{result['python']}, {result['data']['rows']:,} rows. Everything: [results/{version}.md]"
         f"(results/{version}.md).{_quick(result)}",
         _aims(result),
+        *_speed_of(result),
         "Beside the reference points, on the same rows; a fitted one never saw the source of a row that it "
         "is judged on:",
         _peers(result),
@@ -190,6 +192,14 @@ def _curve(curves: Mapping[str, Sequence[Figures]]) -> str:
         rows.append(row)
     head = [cell for name in curves for cell in (name, "rows")]
     return table(("languages trained on", *head), rows)
+
+
+def _speed_of(result: Figures) -> list[str]:
+    """Return a line where the speed is of another commit than the rest."""
+    found = result.get("speed_of", {"commit": result["commit"]})
+    if found["commit"] == result["commit"]:
+        return []
+    return [f"Speed, size, memory and load are those of {found['commit']}, {found['measured_at'][:10]}."]
 
 
 def _speed(found: Mapping[str, Figures]) -> str:

@@ -60,6 +60,17 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="pay: a facilitator that does not tell again what it has settled, as the published one",
     )
+    parser.add_argument(
+        "--first",
+        action="store_true",
+        help="pay: wallets that pay before the upstream is asked, for places that are few",
+    )
+    parser.add_argument(
+        "--route",
+        choices=("chat", "responses"),
+        default="chat",
+        help="kill, leave, pay: the API of the clients",
+    )
     parser.add_argument("--tmpfs", action="store_true", help="disk: fill a small file system (needs mount)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     return parser.parse_args()
@@ -68,7 +79,7 @@ def arguments() -> argparse.Namespace:
 def measure(told: argparse.Namespace) -> tuple[list[Verdict], list[dict[str, Any]]]:
     """Run what was asked for."""
     if told.name == "kill":
-        how = kill.How(told.keys, told.workers, told.postgres)
+        how = kill.How(told.keys, told.workers, told.postgres, told.route)
         return kill.run(told.requests or 10_000, told.at_once, told.kills or KILLS, told.seeds, how)
     if told.name == "replicas":
         return replicas.run(told.requests or 1_000, told.at_once)
@@ -78,7 +89,9 @@ def measure(told: argparse.Namespace) -> tuple[list[Verdict], list[dict[str, Any
     if told.name == "stop":
         found = [asyncio.run(stop.run(told.requests or 50)) for _ in seeds]
     elif told.name == "leave":
-        found = [asyncio.run(leave.run(told.requests or 1_000, told.at_once, seed)) for seed in seeds]
+        found = [
+            asyncio.run(leave.run(told.requests or 1_000, told.at_once, seed, told.route)) for seed in seeds
+        ]
     else:
         found = [
             asyncio.run(disk.run(told.requests or 1_000, told.at_once, seed, tmpfs=told.tmpfs))
@@ -130,7 +143,14 @@ def summary(name: str, verdicts: Sequence[Verdict], about: Sequence[dict[str, An
 
 def paid(told: argparse.Namespace) -> tuple[list[Paid], list[dict[str, Any]]]:
     """Run `pay`."""
-    how = pay.How(told.workers, told.postgres, told.chain, remembers=not told.forgets)
+    how = pay.How(
+        told.workers,
+        told.postgres,
+        told.chain,
+        remembers=not told.forgets,
+        route=told.route,
+        first=told.first,
+    )
     at_once = min(told.at_once, 4 if told.chain else 12)  # the facilitator is in the driver's own process
     purchases = told.requests or (100 if told.chain else 400)
     return pay.run(purchases, at_once, told.kills or PAY_KILLS, told.seeds, how)
@@ -147,7 +167,8 @@ def paid_summary(verdicts: Sequence[Paid], about: Sequence[dict[str, Any]]) -> s
     return "\n".join(
         [
             f"pay: {outcomes.total():,} signatures in {sum(one['requests'] for one in about):,} paying"
-            f" requests, runs {len(verdicts)}: {_counts(outcomes)}",
+            f" requests ({sum(one['found_full'] for one in about):,} found every place taken), runs"
+            f" {len(verdicts)}: {_counts(outcomes)}",
             f"{sum(one['kills'] for one in about)} kills: {_counts(moments)}",
             f"{sum(verdict.unseen for verdict in verdicts)} charged of which nothing arrived (noted before it"
             f" is sent); recovery took at most {max(one['recovered_s'] for one in about)} s after the last",

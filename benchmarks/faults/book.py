@@ -23,6 +23,7 @@ MODELS = ("fault/first", "fault/second")
 SHOWN = 5
 
 Outcome = Literal["open", "whole", "cut", "refused", "failed", "left"]
+Route = Literal["chat", "responses"]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -30,7 +31,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     `stop` says after how many tokens it breaks off, `leave` after how many the client goes away (0: before
     the first one). `refuse` makes the first model answer 500. `gate` waits for the driver before the end.
-    `reported` are the tokens that its usage names, where they are not those that it sends.
+    `reported` are the tokens that its usage names, where they are not those that it sends. `route` is the API
+    that the client speaks; the upstream is asked for a chat completion either way.
     """
 
     stream: bool
@@ -43,9 +45,10 @@ class Plan(msgspec.Struct, frozen=True):
     leave: int | None = None
     gate: bool = False
     reported: int | None = None
+    route: Route = "chat"
 
 
-def mixed_plan(random_: random.Random, *, leaving: float = 0.03) -> Plan:
+def mixed_plan(random_: random.Random, *, leaving: float = 0.03, route: Route = "chat") -> Plan:
     """Return one request of the mixed load: half are streams, a tenth report no usage, a few break."""
     stream = random_.random() < 0.5
     tokens = random_.randint(4, 40)
@@ -58,6 +61,7 @@ def mixed_plan(random_: random.Random, *, leaving: float = 0.03) -> Plan:
         refuse=random_.random() < 0.02,
         stop=random_.randint(1, tokens - 1) if stream and random_.random() < 0.02 else None,
         leave=random_.randint(0, tokens) if random_.random() < leaving else None,
+        route=route,
     )
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from benchmarks.faults.book import Entry, Plan, mixed_plan
+from benchmarks.faults.book import Entry, Plan, Route, mixed_plan
 from benchmarks.faults.client import exchange, request_with
 from benchmarks.faults.oracle import Oracle
 from benchmarks.faults.service import Service
 from router.access.assets import BASE_SEPOLIA, USDC
+from router.ledger.payments import PAYER
 from tests.mpp_wallet import MppWallet, parse_challenge
 from tests.wallets import Wallet, decoded
 
@@ -39,6 +40,7 @@ class Purchase:
     plan: Plan
     payer: str = ""  # in lower case
     drained: bool = False
+    first: bool = False  # it pays the whole quote before the upstream is asked
     tries: list[Entry] = field(default_factory=list)
 
     @property
@@ -64,12 +66,22 @@ class Buyers:
     """Buy so many answers, so many at once; nothing is sent while nobody is ready."""
 
     def __init__(
-        self, service: Service, oracle: Oracle, book: dict[str, Entry], random_: random.Random
+        self,
+        service: Service,
+        oracle: Oracle,
+        book: dict[str, Entry],
+        random_: random.Random,
+        route: Route = "chat",
+        *,
+        first: bool = False,
     ) -> None:
+        """`first` lets all of them pay before the upstream is asked, as after a refused settlement."""
         self._service = service
         self._oracle = oracle
         self._book = book
         self._random = random_
+        self._route = route
+        self._first = first
         self.purchases: list[Purchase] = []
         self.started = 0
         self.over = False
@@ -85,7 +97,8 @@ class Buyers:
     async def _work(self, numbers: Iterator[int]) -> None:
         for number in numbers:
             scheme = SCHEMES[number % len(SCHEMES)]
-            purchase = Purchase(f"buy-{number}", scheme, mixed_plan(self._random, leaving=LEAVING))
+            plan = mixed_plan(self._random, leaving=LEAVING, route=self._route)
+            purchase = Purchase(f"buy-{number}", scheme, plan, first=self._first)
             purchase.drained = self._random.random() < DRAINED
             again = self._random.random() < AGAIN
             self.purchases.append(purchase)
@@ -98,7 +111,7 @@ class Buyers:
     async def _pay(self, purchase: Purchase, paid: str, *, again: bool) -> None:
         for _ in range(TRIES):
             entry = await self._try(purchase, paid)
-            if entry.status == 503:
+            if entry.status in (429, 503):
                 await asyncio.sleep(PAUSE_S)
             elif entry.outcome == "left":
                 return
@@ -117,6 +130,8 @@ class Buyers:
         wallet = Wallet()
         purchase.payer = wallet.address.lower()
         await asyncio.to_thread(self._furnish, wallet.address, purchase)
+        if purchase.first:
+            await self._service.note_refusal(f"{PAYER}{BASE_SEPOLIA}:{purchase.payer}")
         for _ in range(TRIES):
             await self._service.ready.wait()
             sent = request_with(Entry(f"{purchase.name}-price", purchase.plan), "")

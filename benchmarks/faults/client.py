@@ -7,12 +7,12 @@ import contextlib
 import json
 import re
 
-from benchmarks.faults.book import MODELS, Entry, Plan
+from benchmarks.faults.book import MODELS, Entry, Plan, Route
 from benchmarks.faults.upstream import WORD, dumps
 
 STATUS = re.compile(rb"HTTP/1\.1 (\d+)")
-DELTA = b'"content":"' + WORD.encode() + b'"'
-READ_BYTES = 64 * 1024
+DELTAS = {name: b'"%b":"%b"' % (name.encode(), WORD.encode()) for name in ("content", "delta")}
+PATHS: dict[Route, str] = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}
 LIMIT_S = 60.0
 MAX_TOKENS = 64
 
@@ -27,7 +27,7 @@ def request_with(entry: Entry, headers: str) -> bytes:
     """Return the bytes of a request with some headers, each with its line's end."""
     body = dumps(asked(entry.plan))
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"POST {PATHS[entry.plan.route]} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         f"{headers}x-request-id: {entry.id}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -36,13 +36,10 @@ def request_with(entry: Entry, headers: str) -> bytes:
 def asked(plan: Plan) -> dict[str, object]:
     """Return the body of the request that a plan answers."""
     text = json.dumps({name: value for name, value in _fields(plan).items() if value is not None})
-    return {
-        "model": MODELS[0],
-        "models": [MODELS[1]],
-        "messages": [{"role": "user", "content": text}],
-        "stream": plan.stream,
-        "max_tokens": MAX_TOKENS,
-    }
+    body: dict[str, object] = {"model": MODELS[0], "models": [MODELS[1]], "stream": plan.stream}
+    if plan.route == "responses":
+        return body | {"input": text, "max_output_tokens": MAX_TOKENS}
+    return body | {"messages": [{"role": "user", "content": text}], "max_tokens": MAX_TOKENS}
 
 
 def _fields(plan: object) -> dict[str, object]:
@@ -97,7 +94,11 @@ async def _read_whole(entry: Entry, reader: asyncio.StreamReader, head: bytes) -
         entry.outcome, entry.detail = "refused", answer["error"]["name"]
         return
     entry.body += body
-    entry.tokens = len(answer["choices"][0]["message"]["content"]) // len(WORD)
+    if entry.plan.route == "responses":
+        text = answer["output"][0]["content"][0]["text"]
+    else:
+        text = answer["choices"][0]["message"]["content"]
+    entry.tokens = len(text) // len(WORD)
     entry.usage = answer["usage"]
     entry.outcome = "whole"
 
@@ -110,14 +111,35 @@ async def _read_stream(entry: Entry, reader: asyncio.StreamReader) -> None:
         entry.body += piece
         *events, carry = (carry + piece).split(b"\n\n")
         for event in events:
-            if DELTA in event:
-                entry.tokens += 1
-            elif b'"usage"' in event:
-                told = json.loads(event[6:])
-                entry.usage = told["usage"]
-                entry.outcome = "cut" if "error" in told else entry.outcome
-            elif event == b"data: [DONE]" and entry.outcome == "open":
-                entry.outcome = "whole"
+            if plan.route == "responses":
+                _take_response(entry, event)
+            else:
+                _take_chunk(entry, event)
         if plan.leave is not None and entry.tokens >= plan.leave:
             entry.outcome = "left"
             return
+
+
+def _take_chunk(entry: Entry, event: bytes) -> None:
+    if DELTAS["content"] in event:
+        entry.tokens += 1
+    elif b'"usage"' in event:
+        told = json.loads(event[6:])
+        entry.usage = told["usage"]
+        entry.outcome = "cut" if "error" in told else entry.outcome
+    elif event == b"data: [DONE]" and entry.outcome == "open":
+        entry.outcome = "whole"
+
+
+def _take_response(entry: Entry, event: bytes) -> None:
+    """Take an event of a response: its last one says how it ended, with the whole of it."""
+    kind, _, data = event.partition(b"\ndata: ")
+    if kind == b"event: response.output_text.delta" and DELTAS["delta"] in data:
+        entry.tokens += 1
+    elif kind in (b"event: response.completed", b"event: response.failed"):
+        told = json.loads(data)["response"]
+        entry.usage = told["usage"]
+        text = "".join(part["text"] for item in told["output"] for part in item["content"])
+        if text != WORD * entry.tokens:
+            entry.detail = "the response is not the sum of its deltas"
+        entry.outcome = "whole" if kind.endswith(b"completed") and not entry.detail else "cut"

@@ -13,8 +13,8 @@ import random
 import resource
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ async def run(requests: int, at_once: int, seed: int, *, tmpfs: bool) -> tuple[V
             try:
                 await service.start()
                 load = Load(service, upstream.book, lambda: mixed_plan(random_), "disk")
-                for name, limit in (("full", _largest(service.data)), ("read_only", 0)):
-                    trouble = _filled(service.data) if tmpfs else _limited(service.pid, limit)
+                for name, growing in (("full", service.data / "router.db-wal"), ("read_only", None)):
+                    trouble = _filled(service.data) if tmpfs else _limited(service.pid, growing)
                     about[name] = await _through(service, load, trouble, requests, at_once)
                     load = Load(service, upstream.book, lambda: mixed_plan(random_), f"disk-{name}")
                     if tmpfs:
@@ -63,13 +63,13 @@ async def run(requests: int, at_once: int, seed: int, *, tmpfs: bool) -> tuple[V
 
 
 async def _through(
-    service: Service, load: Load, trouble: AbstractAsyncContextManager[None], requests: int, at_once: int
+    service: Service, load: Load, trouble: AbstractContextManager[None], requests: int, at_once: int
 ) -> dict[str, float]:
     """Send requests before, during and after the trouble; returns when the service was back."""
     before = load.started
     sending = asyncio.create_task(load.send(requests, at_once))
     await load.passed(before + requests // 3)
-    async with trouble:
+    with trouble:
         await load.passed(before + 2 * requests // 3)
         not_ready = await service.get("/health/ready") or 0
     back_s = await until(load.served, BACK_S)
@@ -77,9 +77,10 @@ async def _through(
     return {"readiness_in_trouble": not_ready, "back_after_s": back_s}
 
 
-@asynccontextmanager
-async def _limited(pid: int, size: int) -> AsyncIterator[None]:
-    """Let no file of a process grow above a size."""
+@contextmanager
+def _limited(pid: int, growing: Path | None) -> Iterator[None]:
+    """Let no file of a process grow above what the growing one is now; without one, above nothing."""
+    size = 0 if growing is None else growing.stat().st_size
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -88,8 +89,8 @@ async def _limited(pid: int, size: int) -> AsyncIterator[None]:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
-@asynccontextmanager
-async def _filled(folder: Path) -> AsyncIterator[None]:
+@contextmanager
+def _filled(folder: Path) -> Iterator[None]:
     """Fill the file system of a folder to the last block."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
@@ -102,10 +103,6 @@ async def _filled(folder: Path) -> AsyncIterator[None]:
         yield
     finally:
         filler.unlink()
-
-
-def _largest(folder: Path) -> int:
-    return max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager

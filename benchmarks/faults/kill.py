@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from benchmarks.faults.book import Entry, Plan, Verdict, audit, audit_keys, mixed_plan
+from benchmarks.faults.book import Entry, Plan, Route, Verdict, audit, audit_keys, mixed_plan
 from benchmarks.faults.load import KeyedLoad, Load, until
 from benchmarks.faults.service import Service, open_holds
 from benchmarks.faults.stores import environ_of
@@ -32,6 +32,7 @@ class How:
     keys: bool = False
     workers: int = 1
     postgres: bool = False
+    route: Route = "chat"
 
 
 async def one_seed(
@@ -47,7 +48,7 @@ async def one_seed(
             service = Service(Path(made), port, environ, how.workers)
             try:
                 await service.start()
-                load = _load(service, upstream.book, random_, f"s{seed}", keys=how.keys)
+                load = _load(service, upstream.book, random_, f"s{seed}", how)
                 sending = asyncio.create_task(load.send(requests, at_once))
                 for number, moment in enumerate(
                     sorted(random_.sample(range(requests // 50, requests - at_once), kills))
@@ -76,15 +77,15 @@ async def one_seed(
     return verdict, about
 
 
-def _load(service: Service, book: dict[str, Entry], random_: random.Random, name: str, *, keys: bool) -> Load:
+def _load(service: Service, book: dict[str, Entry], random_: random.Random, name: str, how: How) -> Load:
     def kept() -> Plan:
         """Return a request that its client does not give up and its upstream answers to the end."""
-        return replace(mixed_plan(random_, leaving=0), stop=None)
+        return replace(mixed_plan(random_, leaving=0, route=how.route), stop=None)
 
     return (
         KeyedLoad(service, book, kept, name)
-        if keys
-        else Load(service, book, lambda: mixed_plan(random_), name)
+        if how.keys
+        else Load(service, book, lambda: mixed_plan(random_, route=how.route), name)
     )
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.book import Plan, Verdict, audit
+from benchmarks.faults.book import Plan, Route, Verdict, audit
 from benchmarks.faults.kill import ended
 from benchmarks.faults.load import Load
 from benchmarks.faults.service import Service
 from benchmarks.faults.upstream import Upstream
 
 
-def plans(seed: int) -> Callable[[], Plan]:
+def plans(seed: int, route: Route = "chat") -> Callable[[], Plan]:
     """Return a maker of requests whose clients leave: before the first token, at any of them, or too late."""
     random_ = random.Random(seed)
 
@@ -28,12 +28,15 @@ def plans(seed: int) -> Callable[[], Plan]:
             gap_ms=random_.choice((0.0, 0.5, 2.0, 5.0)),
             usage=random_.random() >= 0.2,
             leave=random_.randint(0, tokens) if stream else 0,
+            route=route,
         )
 
     return plan
 
 
-async def run(requests: int, at_once: int, seed: int) -> tuple[Verdict, dict[str, Any]]:
+async def run(
+    requests: int, at_once: int, seed: int, route: Route = "chat"
+) -> tuple[Verdict, dict[str, Any]]:
     """Let every client leave; returns what the audit found and how many left where."""
     upstream = Upstream({})
     with tempfile.TemporaryDirectory() as made:
@@ -41,7 +44,7 @@ async def run(requests: int, at_once: int, seed: int) -> tuple[Verdict, dict[str
             service = Service(Path(made), port)
             try:
                 await service.start()
-                await Load(service, upstream.book, plans(seed), "leave").send(requests, at_once)
+                await Load(service, upstream.book, plans(seed, route), "leave").send(requests, at_once)
                 await ended(service)
                 book, differences = upstream.book, await service.differences()
                 rows = await service.rows()

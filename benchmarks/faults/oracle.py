@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx2 as httpx
 
-from tests.chain import anvil
+from tests.chain import HERE, SCRIPTS, anvil
 from tests.chain.facilitator import Facilitator
-from tests.chain.installed import SCRIPTS, NotInstalled, node_folder, script_python
 from tests.facilitator import Reply, ScriptedFacilitator, Transfer
+from tests.installed import NotInstalled, node_folder, script_python
 from tests.wallets import Json
 
 PAY_TO = "0x" + "c0ffee" + "0" * 33 + "1"
@@ -179,7 +179,7 @@ def scripted(*, remembers: bool) -> Iterator[Oracle]:
 def on_chain() -> Iterator[Oracle]:
     """Run a chain and the published facilitator. Raises SystemExit where they cannot be had."""
     try:
-        node, python = node_folder("node"), script_python(SCRIPTS / "facilitator.py")
+        node, python = node_folder(HERE / "node"), script_python(SCRIPTS / "facilitator.py")
     except NotInstalled as fault:
         raise SystemExit(str(fault)) from None
     with ExitStack() as stack:

@@ -143,9 +143,10 @@ def _audit_money(
         amount = moved[0].amount if moved else 0
         if [amount * UNIT_NUSD] != topups or payment.taken != amount:
             verdict.fault("wrong amount", purchase, f"{amount} units moved, {payment.taken} taken, {topups}")
-        if purchase.scheme == "upto" and settles and -(-charged // UNIT_NUSD) != amount:
+        by_use = purchase.scheme == "upto" and not purchase.first
+        if by_use and settles and -(-charged // UNIT_NUSD) != amount:
             verdict.fault("wrong amount", purchase, f"{amount} units moved, {charged} nano-USD charged")
-        if purchase.scheme != "upto" and amount * UNIT_NUSD != payment.amount_nusd:
+        if not by_use and amount * UNIT_NUSD != payment.amount_nusd:
             verdict.fault("wrong amount", purchase, f"{amount} units moved of {payment.amount_nusd} nano-USD")
     elif topups:
         verdict.fault("wrong amount", purchase, "a top-up without a settlement")

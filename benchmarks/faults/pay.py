@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.book import Route
 from benchmarks.faults.buy import Buyers
 from benchmarks.faults.kill import ended, kill_worker
 from benchmarks.faults.load import until
@@ -30,6 +31,7 @@ PRICE = (333, 1_777)  # nano-USD a token: what is used is no multiple of a unit
 SPRUNG_S = 20.0
 RECOVERED_S = 60.0
 LATE_S = 2.5
+FEW = "concurrency = 3"  # of the twelve who come at once
 CHANCE = "chance"
 
 
@@ -37,14 +39,17 @@ CHANCE = "chance"
 class How:
     """What is killed, and at which moments in turn.
 
-    `remembers` is a facilitator that tells again of what it has settled.
+    `remembers` is a facilitator that tells again of what it has settled. `first` lets every wallet pay before
+    the upstream is asked, for places that are few.
     """
 
     workers: int = 1
     postgres: bool = False
     chain: bool = False
     remembers: bool = True
+    route: Route = "chat"
     moments: tuple[str, ...] = (*MOMENTS, CHANCE)
+    first: bool = False
 
     def oracle(self) -> AbstractContextManager[Oracle]:
         """Return who settles."""
@@ -131,10 +136,18 @@ async def one_seed(
     with tempfile.TemporaryDirectory() as made:
         async with upstream.serving() as port:
             sells = environ | selling(oracle)
-            service = Service(Path(made), port, sells, how.workers, authorization="nobody", price=PRICE)
+            service = Service(
+                Path(made),
+                port,
+                sells,
+                how.workers,
+                authorization="nobody",
+                price=PRICE,
+                limits_of_all=FEW if how.first else "",
+            )
             try:
                 await service.start()
-                buyers = Buyers(service, oracle, upstream.book, random_)
+                buyers = Buyers(service, oracle, upstream.book, random_, how.route, first=how.first)
                 killer = Killer(service, buyers, trap, random_)
                 buying = asyncio.create_task(buyers.buy(purchases, at_once))
                 await killer.run(kills, purchases, how.moments)
@@ -150,6 +163,7 @@ async def one_seed(
         "kills": len(killer.ended_s) + killer.workers_killed,
         "at": dict(trap.sprung) | {CHANCE: killer.by_chance, "one worker": killer.workers_killed},
         "requests": len(upstream.book),
+        "found_full": sum(entry.status == 429 for entry in upstream.book.values()),
         "ready_s": round(max(service.starts_s), 2),
         "holds_ended_s": round(max(killer.ended_s, default=0.0), 2),
         "recovered_s": round(recovered_s, 1),

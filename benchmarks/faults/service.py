@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.faults.book import INPUT_NUSD, MODELS, OUTPUT_NUSD
@@ -18,7 +19,7 @@ from benchmarks.faults.upstream import dumps
 from benchmarks.processes import free_port
 from router.ledger.engines import open_storage
 from router.ledger.payments import Payment
-from router.ledger.rows import Difference, Row
+from router.ledger.rows import Difference, Row, utc_text
 
 READY_S = 30.0
 END_S = 40.0
@@ -26,16 +27,21 @@ POLL_S = 0.005
 
 
 def write_catalog(
-    folder: Path, upstream_port: int, limits: str = "", price: tuple[int, int] = (INPUT_NUSD, OUTPUT_NUSD)
+    folder: Path,
+    upstream_port: int,
+    limits: str = "",
+    price: tuple[int, int] = (INPUT_NUSD, OUTPUT_NUSD),
+    of_all: str = "",
 ) -> None:
     """Write two models at one provider, the second a fallback of the first, which may have limits.
 
-    `price` is that of a token of input and output, in nano-USD.
+    `price` is that of a token of input and output, in nano-USD; `of_all` are the provider's limits.
     """
     (folder / "providers").mkdir(parents=True)
     address = f"http://127.0.0.1:{upstream_port}/v1"
     (folder / "providers" / "fault.toml").write_text(
         f'name = "Fault"\nbase_url = "{address}"\npays = "none"\n'
+        + (f"limits = {{ {of_all} }}\n" if of_all else "")
     )
     told = f"{{ input = {price[0] / 1_000}, output = {price[1] / 1_000} }}"
     for model in MODELS:
@@ -59,6 +65,7 @@ class Service:
     authorization: str = ""  # default: a new key with more credit than is ever used
     limits: str = ""  # of the first model's offer
     price: tuple[int, int] = (INPUT_NUSD, OUTPUT_NUSD)
+    limits_of_all: str = ""  # of the provider
     data: Path = field(init=False)
     starts_s: list[float] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,7 +73,9 @@ class Service:
     def __post_init__(self) -> None:
         self.port = free_port()
         self.data = self.folder / "data"
-        write_catalog(self.folder / "catalog", self.upstream_port, self.limits, self.price)
+        write_catalog(
+            self.folder / "catalog", self.upstream_port, self.limits, self.price, self.limits_of_all
+        )
         self._log = (self.folder / "log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
         if not self.authorization:
@@ -194,6 +203,16 @@ class Service:
         storage = await open_storage(self.data, self.database_url)
         try:
             return [payment async for payment in storage.payments.all()]
+        finally:
+            await storage.close()
+
+    async def note_refusal(self, account: str) -> None:
+        """Note that a payer's settlement was refused when its answer was made: it pays first from now on."""
+        now, before = datetime.now(UTC), datetime.now(UTC) - timedelta(days=1)
+        stamps = {"now": utc_text(now.timestamp()), "before": utc_text(before.timestamp())}
+        storage = await open_storage(self.data, self.database_url)
+        try:
+            await storage.payments.note_refusal(account, **stamps)
         finally:
             await storage.close()
 

@@ -7,6 +7,7 @@ Only its SHA-256 is stored: with 256 random bits nothing slower is needed.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import re
@@ -26,7 +27,9 @@ from router.access.bounds import MAX_YEAR, can_be_id, check_payment, check_value
 from router.catalog.snapshot import Limits
 from router.errors import InternalError, InvalidKey
 from router.ledger.accounts import Account
+from router.ledger.keysearch import KeyTotals, KeyWish, Low
 from router.ledger.keystore import KeyChange, KeyRecord, KeyStore, Opening, unknown_key
+from router.ledger.payments import WALLET
 from router.ledger.rows import utc_text
 
 Access = Literal["open", "paid"]
@@ -65,7 +68,10 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """Describe a key to make; no credit (None) is a key that needs none in open access."""
+    """Describe a key to make; no credit (None) is a key that needs none in open access.
+
+    `payment` is the key of the claim by which a wallet has bought the credit.
+    """
 
     name: str
     credit_nusd: int | None = None
@@ -74,6 +80,7 @@ class NewKey:
     budget_month_nusd: int | None = None
     models: tuple[str, ...] = ()
     last_day: date | None = None
+    payment: str | None = None
 
 
 class Caller(Struct, frozen=True, gc=False):
@@ -82,6 +89,10 @@ class Caller(Struct, frozen=True, gc=False):
     account: str
     key: ApiKey | None
     require_credit: bool
+
+
+Listed = list[tuple[ApiKey, Account]]
+"""Keys with the sums of their accounts."""
 
 
 class Keys:
@@ -114,6 +125,9 @@ class Keys:
         sense.
         """
         _check(new)
+        ends = end_of(new.last_day) if new.last_day else None
+        if ends is not None and ends <= utc_text(self._clock()):
+            raise ValueError(f"the last day of the key, {new.last_day}, is past; name one that comes")
         entropy = self._entropy if seed is None else _drawn_from(seed)
         text = key_text(entropy(32))
         record = KeyRecord(
@@ -126,11 +140,13 @@ class Keys:
             rpm=new.limits.rpm,
             tpm=new.limits.tpm,
             models=new.models,
-            expires_at=end_of(new.last_day) if new.last_day else None,
+            expires_at=ends,
             revoked_at=None,
             created_at=utc_text(self._clock()),
         )
         opening = Opening(new.credit_nusd or 0, new.budget_day_nusd, new.budget_month_nusd)
+        if new.payment is not None:
+            opening = dataclasses.replace(opening, source=WALLET, external_id=new.payment)
         if not await self._store.add(record, opening):
             made, _ = await self._store.one(record.id)
             if made.digest != record.digest:
@@ -138,19 +154,42 @@ class Keys:
             record = made
         return text, _api_key(record)
 
-    async def list(self) -> list[tuple[ApiKey, Account]]:
+    async def list(self) -> Listed:
         """Return every key with the sums of its account, oldest first."""
-        now = utc_text(self._clock())
-        found = await self._store.all()
-        for _, account in found:
-            account.roll(now)
-        return [(_api_key(record), account) for record, account in found]
+        return self._rolled(await self._store.all(), 0)[0]
+
+    async def search(self, wish: KeyWish, limit: int, offset: int = 0) -> tuple[Listed, int]:
+        """Return the newest keys that match, after `offset` others, and how many match in all."""
+        return self._rolled(*await self._store.search(_plain(wish), utc_text(self._clock()), limit, offset))
+
+    async def low(self, bounds: Low, limit: int) -> tuple[Listed, int]:
+        """Return the first active keys that run low, oldest first, and how many do."""
+        return self._rolled(*await self._store.low(bounds, utc_text(self._clock()), limit))
+
+    async def totals(self) -> KeyTotals:
+        """Return the sums of all keys."""
+        return await self._store.totals(utc_text(self._clock()))
 
     async def one(self, key_id: str) -> tuple[ApiKey, Account]:
         """Return a key with the sums of its account. Raises NotFound."""
         record, account = await self._store.one(_possible(key_id))
         account.roll(utc_text(self._clock()))
         return _api_key(record), account
+
+    def _rolled(self, found: Sequence[tuple[KeyRecord, Account]], number: int) -> tuple[Listed, int]:
+        """Return keys with the sums of this day and month, and the number that came with them."""
+        now = utc_text(self._clock())
+        for _, account in found:
+            account.roll(now)
+        return [(_api_key(record), account) for record, account in found], number
+
+    async def signing(self, key_id: str) -> tuple[ApiKey, bytes]:
+        """Return a key and a secret of its own, to sign what is given to who has shown it. Raises NotFound.
+
+        It is the same in every process and for as long as the key is there; no key follows from it.
+        """
+        record, _ = await self._store.one(_possible(key_id))
+        return _api_key(record), hmac.digest(record.digest, b"llm-router session", "sha256")
 
     async def change(self, key_id: str, change: KeyChange) -> None:
         """Change a key's name, limits, budgets, models or expiry; a running service knows within a second.
@@ -260,6 +299,11 @@ def _invalid(why: str) -> InvalidKey:
         f"Invalid API key. Incorrect API key provided: {why}. Use a key that `router keys create` has made"
         " and `router keys list` still shows as active."
     )
+
+
+def _plain(wish: KeyWish) -> KeyWish:
+    """Return a wish without what no database can hold."""
+    return KeyWish(wish.text.encode("utf-8", "replace").decode().replace("\0", ""), wish.state)
 
 
 def _possible(key_id: str) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
@@ -19,6 +18,8 @@ from router.access.bounds import can_be_id
 from router.access.described import usd_number
 from router.access.keys import Access, ApiKey, Caller, Keys, authorization_of
 from router.api.models import cheapest_of, served
+from router.api.private import private_json
+from router.catalog.price import charged
 from router.catalog.snapshot import CATEGORIES, Snapshot
 from router.chat import CatalogSource
 from router.errors import NotFound
@@ -54,12 +55,12 @@ def account_routes(
     @get("/v1/usage")
     async def usage(request: Request[Any, Any, Any]) -> Response[bytes]:
         caller = await caller_of(request)
-        return _json(usage_document(caller, await ledger.account(caller.account), now()))
+        return private_json(usage_document(caller, await ledger.account(caller.account), now()))
 
     @get("/v1/catalog")
     async def models(request: Request[Any, Any, Any]) -> Response[bytes]:
         caller = await caller_of(request)
-        return _json(catalog_document(caller.key, catalog.current))
+        return private_json(catalog_document(caller.key, catalog.current))
 
     @get("/v1/receipts/{request_id:path}")
     async def one_receipt(request: Request[Any, Any, Any], request_id: FromPath[str]) -> Response[bytes]:
@@ -76,7 +77,7 @@ def account_routes(
                 f"This account has no request {wanted[:128]!r}; its id is the answer's x-request-id.",
                 name="receipt_not_found",
             )
-        return _json(receipt_document(found, await ledger.payments.of_request(found.request_id)))
+        return private_json(receipt_document(found, await ledger.payments.of_request(found.request_id)))
 
     return [usage, models, one_receipt]
 
@@ -174,8 +175,7 @@ def _entry(model: Mapping[str, Any], catalog: Snapshot) -> dict[str, Any]:
     pricing: dict[str, Any] = {"maxInputTokens": model["context_length"]}
     if offers:
         # Pico-USD a token are micro-USD a million tokens.
-        cheapest = cheapest_of(offers)
-        price = cheapest.charge or cheapest.price
+        price = charged(cheapest_of(offers), catalog.policy)
         pricing |= {
             "defaultMaxOutputTokens": model["max_output"],
             "inputMicrosPerMillion": price.input,
@@ -280,9 +280,3 @@ def _next_month(now: datetime) -> str:
 
 def _midnight(day: datetime) -> str:
     return f"{day:%Y-%m-%d}T00:00:00.000Z"
-
-
-def _json(value: Any) -> Response[bytes]:
-    return Response(
-        msgspec.json.encode(value), media_type="application/json", headers={"cache-control": "no-store"}
-    )

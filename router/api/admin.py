@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from pydantic import SecretStr
 
 from router.access.keys import authorization_of
+from router.api.private import private_json
 from router.catalog.snapshot import Fault
 from router.errors import InvalidKey, NotFound
 from router.running import RunningCatalog
@@ -26,14 +26,14 @@ def admin_routes(
     @get("/admin/catalog", sync_to_thread=False)
     def shown(request: Request[Any, Any, Any]) -> Response[bytes]:
         check_admin(request, admin_key)
-        return _answer(catalog)
+        return private_json(catalog_document(catalog))
 
     @post("/admin/catalog/reload", status_code=200)
     async def reload(request: Request[Any, Any, Any]) -> Response[bytes]:
         # 200 also for files with faults: the reload was done, and `rejected` says what it found.
         check_admin(request, admin_key)
         await reload_all()
-        return _answer(catalog)
+        return private_json(catalog_document(catalog))
 
     return [shown, reload]
 
@@ -75,14 +75,6 @@ def check_admin(request: Request[Any, Any, Any], admin_key: SecretStr | None) ->
             "Invalid API key. Incorrect API key provided: the admin routes take"
             " `Authorization: Bearer $ROUTER_ADMIN_KEY`, and no key of `router keys`."
         )
-
-
-def _answer(catalog: RunningCatalog) -> Response[bytes]:
-    return Response(
-        msgspec.json.encode(catalog_document(catalog)),
-        media_type="application/json",
-        headers={"cache-control": "no-store"},
-    )
 
 
 def _fault(fault: Fault) -> dict[str, Any]:

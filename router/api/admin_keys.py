@@ -18,6 +18,7 @@ from router.access.bounds import check_payment
 from router.access.described import described, usd_number
 from router.access.keys import OPERATOR, Keys, NewKey, end_of
 from router.api.admin import check_admin
+from router.api.private import private_json
 from router.catalog.snapshot import Limits
 from router.errors import BadRequest
 from router.ledger.keystore import KeyChange
@@ -61,14 +62,14 @@ def key_routes(
 
     async def shown(key_id: str) -> Response[bytes]:
         key, account = await keys.one(key_id)
-        return _json(described(key, account, utc_text(now().timestamp())))
+        return private_json(described(key, account, utc_text(now().timestamp())))
 
     @get("/admin/keys")
     async def every(request: Request[Any, Any, Any]) -> Response[bytes]:
         check_admin(request, admin_key)
         moment = utc_text(now().timestamp())
         data = [described(key, account, moment) for key, account in await keys.list()]
-        return _json({"object": "list", "data": data})
+        return private_json({"object": "list", "data": data})
 
     @post("/admin/keys", status_code=200, request_max_body_size=BODY_BYTES)
     async def create(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -76,7 +77,9 @@ def key_routes(
         wanted = await _body(request, _New)
         text, key = await _valid(lambda: keys.create(_new_key(wanted)))
         made = {"id": key.id, "key": text, "name": key.name}
-        return _json({**made, "credit_usd": usd_number(_given(_nusd(wanted.credit_usd, "credit_usd")))})
+        return private_json(
+            {**made, "credit_usd": usd_number(_given(_nusd(wanted.credit_usd, "credit_usd")))}
+        )
 
     @get("/admin/keys/{key_id:str}")
     async def one(request: Request[Any, Any, Any], key_id: FromPath[str]) -> Response[bytes]:
@@ -102,13 +105,13 @@ def key_routes(
         added, balance = await _valid(
             lambda: keys.topup(key_id, amount, source=OPERATOR, external_id=payment.external_id)
         )
-        return _json({"id": key_id, "added": added, "credit_usd": usd_number(balance)})
+        return private_json({"id": key_id, "added": added, "credit_usd": usd_number(balance)})
 
     @delete("/admin/keys/{key_id:str}", status_code=200)
     async def revoke(request: Request[Any, Any, Any], key_id: FromPath[str]) -> Response[bytes]:
         check_admin(request, admin_key)
         await keys.revoke(key_id)
-        return _json({"id": key_id, "revoked": True})
+        return private_json({"id": key_id, "revoked": True})
 
     return [every, create, one, change, topup, revoke]
 
@@ -177,9 +180,3 @@ def _nusd(usd: Decimal | UnsetType | None, param: str) -> int | UnsetType | None
         return usd_to_nusd(str(usd))
     except ValueError as fault:
         raise BadRequest(f"{param}: {fault}.", param=param) from None
-
-
-def _json(value: Any) -> Response[bytes]:
-    return Response(
-        msgspec.json.encode(value), media_type="application/json", headers={"cache-control": "no-store"}
-    )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from router.api.http import AsgiClient, Manner, serve_post
-from router.api.ids import RequestIds
 from router.chat import Chat, Incoming
 from router.errors import NotFound
-from router.settings import Settings
 from router.topup import Topups
 
 CHAT_PATHS = ("/v1/chat/completions", "/chat/completions")
@@ -21,11 +17,8 @@ TOPUP_PATH = "/v1/credits/topup"
 ROUTE_PATH = "/v1/route"
 
 
-def chat_routes(
-    chat: Chat, topups: Topups | None, settings: Settings, monotonic: Callable[[], float]
-) -> list[ASGIRouteHandler]:
+def chat_routes(chat: Chat, topups: Topups | None, manner: Manner) -> list[ASGIRouteHandler]:
     """Return the handlers of the POST routes; `topups` is None where wallets cannot pay."""
-    manner = Manner(settings.max_body_mib * 2**20, settings.error_code, RequestIds(), monotonic)
 
     @asgi(list(CHAT_PATHS), copy_scope=False)
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:

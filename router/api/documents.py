@@ -13,18 +13,10 @@ from litestar.handlers import HTTPRouteHandler
 
 from router import __version__
 
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>LLM router: API</title><style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-code, pre {{ font: 14px/1.45 ui-monospace, monospace; }} pre {{ overflow-x: auto; }}
-summary {{ cursor: pointer; padding: .4rem 0; }}
-.verb {{ display: inline-block; min-width: 4rem; font-weight: 700; }}
-table {{ border-collapse: collapse; width: 100%; }}
-td {{ padding: .25rem .75rem .25rem 0; vertical-align: top; border-bottom: 1px solid #8884; }}
-</style></head><body><h1>LLM router {version}</h1><p>{intro}</p>
-<p>The document itself: <a href="/schema/openapi.json">/schema/openapi.json</a></p>
-{operations}</body></html>"""
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
 
 
 @cache
@@ -45,11 +37,10 @@ def document_routes() -> list[HTTPRouteHandler]:
 
     @get(["/schema", "/docs"], sync_to_thread=False)
     def page() -> Response[str]:
-        policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
         return Response(
-            _page(openapi_document()),
+            _page(),
             media_type="text/html",
-            headers={"content-security-policy": policy, "x-content-type-options": "nosniff"},
+            headers={"content-security-policy": _POLICY, "x-content-type-options": "nosniff"},
         )
 
     @get("/", sync_to_thread=False)
@@ -61,6 +52,7 @@ def document_routes() -> list[HTTPRouteHandler]:
             "name": "llm-router",
             "version": __version__,
             "chat": "/v1/chat/completions",
+            "responses": "/v1/responses",
             "models": "/v1/models",
             "explain": "/v1/route",
             "docs": "/schema",
@@ -71,34 +63,46 @@ def document_routes() -> list[HTTPRouteHandler]:
     return [document, page, index]
 
 
-def _page(document: dict[str, Any]) -> str:
+@cache
+def _page() -> str:
+    document = openapi_document()
     operations = "".join(
         _operation(path, verb, operation)
         for path, item in document["paths"].items()
         for verb, operation in item.items()
     )
     intro = html.escape(document["info"]["description"])
-    return _PAGE.format(version=__version__, intro=intro, operations=operations)
+    page = files("router.api").joinpath("documents.html").read_text("utf-8")
+    for name, text in (("version", __version__), ("intro", intro), ("operations", operations)):
+        page = page.replace(f"{{{name}}}", text, 1)
+    return page
 
 
 def _operation(path: str, verb: str, operation: dict[str, Any]) -> str:
-    rows = "".join(
+    answers = "".join(
         f"<tr><td><code>{html.escape(status)}</code></td><td>{html.escape(answer['description'])}</td></tr>"
         for status, answer in operation["responses"].items()
     )
     parameters = "".join(
-        f"<tr><td><code>{html.escape(p['name'])}</code> ({p['in']})</td>"
+        f"<tr><td><code>{html.escape(p['name'])}</code> in the {p['in']}</td>"
         f"<td>{html.escape(p.get('description', ''))}</td></tr>"
         for p in operation.get("parameters", [])
     )
-    example = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
-    body = (
-        f"<pre>{html.escape(msgspec.json.format(msgspec.json.encode(example)).decode())}</pre>"
-        if example
-        else ""
+    asked = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    examples = "".join(
+        f'<pre tabindex="0">{_written(example["value"])}</pre>'
+        for example in asked.get("examples", {}).values()
     )
+    told = operation.get("description", "")
     return (
         f'<details><summary><span class="verb">{verb.upper()}</span> <code>{html.escape(path)}</code> '
-        f"{html.escape(operation['summary'])}</summary><p>{html.escape(operation.get('description', ''))}</p>"
-        f"{body}<table>{parameters}{rows}</table></details>"
+        f"<span>{html.escape(operation['summary'])}</span></summary>"
+        + (f"<p>{html.escape(told)}</p>" if told else "")
+        + (f"<h2>Examples</h2>{examples}" if examples else "")
+        + (f"<h2>Parameters</h2><table>{parameters}</table>" if parameters else "")
+        + f"<h2>Answers</h2><table>{answers}</table></details>"
     )
+
+
+def _written(value: Any) -> str:
+    return html.escape(msgspec.json.format(msgspec.json.encode(value)).decode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from litestar import Request, Response
@@ -47,8 +47,8 @@ def exception_handlers(style: ErrorCodeStyle) -> ExceptionHandlersMap:
         return answer(request, error, {})
 
     def on_http(request: Request[Any, Any, Any], fault: HTTPException) -> Response[bytes]:
-        allow = {k: v for k, v in (fault.headers or {}).items() if k.lower() == "allow"}
-        return answer(request, _translate(request, fault), allow)
+        told = {k: allow(v.split(", ")) for k, v in (fault.headers or {}).items() if k.lower() == "allow"}
+        return answer(request, _translate(request, fault), told)
 
     def on_anything(request: Request[Any, Any, Any], fault: Exception) -> Response[bytes]:
         name = new_id()
@@ -59,10 +59,42 @@ def exception_handlers(style: ErrorCodeStyle) -> ExceptionHandlersMap:
     return {RouterError: on_router_error, HTTPException: on_http, Exception: on_anything}
 
 
+def allow(methods: Iterable[str]) -> str:
+    """Return the header `Allow` of a path: HEAD goes wherever GET does (see `Front`)."""
+    found = set(methods)
+    return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))
+
+
+# Ends of paths that clients make of a base URL.
+_OURS = ("/chat/completions", "/responses", "/models")
+_NEVER = (
+    "/embeddings",
+    "/images/",
+    "/audio/",
+    "/moderations",
+    "/rerank",
+    "/batches",
+    "/files",
+    "/fine_tuning/",
+)
+
+
+def _instead(path: str) -> str:
+    """Say where to go from a path that is not there: most are made of a mistaken base URL."""
+    path = path.rstrip("/")
+    if path.endswith(_OURS):
+        return ": the client's base URL is wrong, it is this router's address and /v1, nothing more."
+    if path.endswith(("/completions", "/messages")):
+        return ": ask POST /v1/chat/completions or POST /v1/responses; GET /schema lists all routes."
+    if any(part in f"{path}/" for part in _NEVER):
+        return ": the router serves chat alone; ask a provider for this. GET /schema lists all routes."
+    return "; GET /schema lists all."
+
+
 def _translate(request: Request[Any, Any, Any], fault: HTTPException) -> RouterError:
     path = request.scope["path"][:100]
     if isinstance(fault, NotFoundException):
-        return NotFound(f"There is no route {path!r}; GET /schema lists all.", name="route_not_found")
+        return NotFound(f"There is no route {path!r}{_instead(path)}", name="route_not_found")
     if isinstance(fault, MethodNotAllowedException):
         return MethodNotAllowed(f"{path!r} does not take {request.method}; GET /schema lists all routes.")
     if fault.status_code == 413:

@@ -6,12 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from litestar import Response, get
-from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 
 from router.telemetry.metrics import CONTENT_TYPE
-
-_PROBED = (HttpMethod.GET, HttpMethod.HEAD)
 
 
 def health_routes(
@@ -19,12 +16,11 @@ def health_routes(
 ) -> list[HTTPRouteHandler]:
     """Return the handlers; `ready` gives what to tell, and raises `RouterError` that says what is not."""
 
-    # Many probes ask by HEAD; the server leaves the body out.
-    @HTTPRouteHandler(["/health/live", "/healthz"], http_method=_PROBED, sync_to_thread=False)
+    @get(["/health/live", "/healthz"], sync_to_thread=False)
     def live() -> dict[str, str]:
         return {"status": "ok"}
 
-    @HTTPRouteHandler("/health/ready", http_method=_PROBED)
+    @get("/health/ready")
     async def readiness() -> dict[str, Any]:
         return {"status": "ok", **await ready()}
 

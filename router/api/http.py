@@ -16,6 +16,7 @@ from router.api.cycle import departure_of
 from router.api.ids import usable_request_id
 from router.chat import Incoming
 from router.errors import BadRequest, ErrorCodeStyle, InternalError, MethodNotAllowed, RouterError, TooLarge
+from router.routing.sessions import SESSION_HEADERS
 from router.upstream.send import FORWARDED
 
 _log = logging.getLogger("router.api")
@@ -23,6 +24,7 @@ _JSON = (b"content-type", b"application/json")
 _READ = frozenset(
     (
         b"host",
+        b"origin",
         b"payment-authorization",
         b"payment-signature",
         b"x-payment",
@@ -33,7 +35,7 @@ _READ = frozenset(
         b"x-llm-router-max-cost-usd",
         b"x-llm-router-mode",
         b"x-llm-router-session",
-        *(name.encode() for name in FORWARDED),
+        *(name.encode() for name in (*FORWARDED, *SESSION_HEADERS)),
     )
 )
 # Of two values only one could hold, and the other one may be the one that was meant.

@@ -10,7 +10,8 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from router.catalog.snapshot import CATEGORIES, Limits, Model, Offer, Price, Snapshot
+from router.catalog.price import charged
+from router.catalog.snapshot import CATEGORIES, Limits, Model, Offer, Policy, Price, Snapshot
 from router.chat import CatalogSource
 from router.errors import ModelNotAvailable
 from router.routing.live import Measured
@@ -60,14 +61,16 @@ def _not_available(model: Model) -> ModelNotAvailable:
 
 
 def served(catalog: Snapshot, measured: _Speeds) -> list[dict[str, Any]]:
-    """Return `auto`, the categories that somebody serves, and each model with a usable offer."""
+    """Return `auto`, the four categories, and each model with a usable offer."""
     usable = {
         model.id: [offer for offer in model.offers if offer.unusable is None]
         for model in catalog.models.values()
     }
     models = [model for model in catalog.models.values() if usable[model.id]]
-    names: list[str] = ["auto", *CATEGORIES]
-    return [_named(name, models) for name in names] + [_entry(m, usable[m.id], measured) for m in models]
+    return [
+        *(_named(name, models) for name in ("auto", *CATEGORIES)),
+        *(_entry(model, usable[model.id], measured, catalog.policy) for model in models),
+    ]
 
 
 def _named(name: str, models: list[Model]) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def _named(name: str, models: list[Model]) -> dict[str, Any]:
     }
 
 
-def _entry(model: Model, offers: list[Offer], measured: _Speeds) -> dict[str, Any]:
+def _entry(model: Model, offers: list[Offer], measured: _Speeds, policy: Policy) -> dict[str, Any]:
     cheapest = cheapest_of(offers)
     return {
         "id": model.id,
@@ -102,7 +105,7 @@ def _entry(model: Model, offers: list[Offer], measured: _Speeds) -> dict[str, An
         "max_output": max(offer.max_output for offer in offers),
         "architecture": {"input_modalities": sorted(model.input), "output_modalities": ["text"]},
         "supported_parameters": _parameters(frozenset().union(*(offer.features for offer in offers))),
-        "pricing": _pricing(cheapest.charge or cheapest.price),
+        "pricing": _pricing(charged(cheapest, policy)),
         "throughput": {
             "prior": {"ttft_s": cheapest.ttft_s, "tok_s": cheapest.tok_s},
             "measured": _measured(measured.get(cheapest.key)),

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from router.access.keys import Access, Keys, authorization_of
 from router.access.wallet import Wallet, caps_of, unpayable, wallet_document
 from router.api.admin import check_admin
+from router.api.private import private_json
 from router.errors import InvalidKey, NotFound
 from router.settings import Settings
 
@@ -34,11 +34,7 @@ def wallet_routes(
             await keys.identify(authorization_of(request.scope["headers"]), access)
         blocked = unpayable(settings, settings.data)
         document = await wallet_document(wallet, caps_of(settings), blocked, now(), payments=operator)
-        return Response(
-            msgspec.json.encode(document),
-            media_type="application/json",
-            headers={"cache-control": "no-store"},
-        )
+        return private_json(document)
 
     return [shown]
 

@@ -18,6 +18,7 @@ from router.catalog.snapshot import Fault
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+_MOST_TOLD = 100  # of one table: what is no catalog at all has a fault a line
 _PLAIN_WORDS = {
     "missing": "this field is required",
     "date_type": "write a date without quotes, such as 2027-01-31",
@@ -92,10 +93,14 @@ class Report:
         try:
             return schema.model_validate(data)
         except ValidationError as error:
-            details = error.errors(include_url=False)
+            found = error.errors(include_url=False)
+        details = found[:_MOST_TOLD]
         for detail in details:
             where = at + tuple(detail["loc"])
             self.fault(source, where, _say(detail, schema))
+        if len(found) > _MOST_TOLD:
+            self.fault(source, at, f"{len(found) - _MOST_TOLD:,} more faults here")
+            return None
         try:
             return schema.model_validate(_without(data, [_faulty_part(detail) for detail in details]))
         except ValidationError:

@@ -112,3 +112,20 @@ def _dearest_nusd(price: Price, prompt: int, completion: int, ppm: int) -> int:
 def dearest_input(price: Price) -> int:
     """Return the most that a prompt token can cost."""
     return max(price.input, price.cache_read, price.cache_write)
+
+
+def charged(offer: Offer, policy: Policy) -> Price:
+    """Return what a customer pays for a token, apart from hours and tiers: `charge`, else with the markup."""
+    return offer.charge or marked_up(offer.price, policy.markup_ppm)
+
+
+def marked_up(price: Price, ppm: int) -> Price:
+    """Return a price times so many millionths, each figure rounded up."""
+    if ppm == _PPM:
+        return price
+    return Price(*(-(-each * ppm // _PPM) for each in _amounts(price)))
+
+
+def _amounts(price: Price) -> tuple[int, int, int, int]:
+    """Return the figures of a price: input, output, cache read, cache write; pico-USD a token."""
+    return price.input, price.output, price.cache_read, price.cache_write

@@ -146,7 +146,8 @@ def _package(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         package = name.replace("_", "-")
         raise UnreadableList(
-            f"{package} is not installed beside the router: install it, or name its JSON file: --from FILE"
+            f"{package} is not installed beside the router: `uv run --with {package} router catalog import`, "
+            "`pip install` it, or name its JSON file: --from FILE"
         )
     return Path(spec.submodule_search_locations[0])
 

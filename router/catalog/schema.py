@@ -33,6 +33,7 @@ from router.catalog.snapshot import Feature, Mode, OutputLimit
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MAX_PRICE_USD_PER_MILLION = 100_000
 _MAX_FACTOR = 1_000
+_SHORTEST_SECRET = 15
 _MAX_MAGNITUDE = 30  # powers of ten; keeps exact arithmetic on an operator's typing error cheap
 _OWN_HEADERS = frozenset({"authorization", "host", "content-length", "content-type", "transfer-encoding"})
 _UTC = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)")
@@ -120,11 +121,18 @@ def _days(value: str) -> str:
 
 def _key_env(value: str) -> str:
     # The value is not repeated: it may be a key that was pasted here by mistake.
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", value):
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", value) or _looks_like_key(value):
         raise PydanticCustomError(
             "key_env", "write the name of an environment variable, such as NOVITA_API_KEY, never the key"
         )
     return value
+
+
+def _looks_like_key(value: str) -> bool:
+    """Tell gsk_4hY... and hf_aBc..., which could be names too: what is taken for one is told to clients."""
+    secret = max(value.split("_"), key=len)  # names are words between underscores
+    mixed = value.upper() != value and re.search(r"[A-Z0-9]", secret) is not None
+    return mixed and len(secret) >= _SHORTEST_SECRET
 
 
 def _base_url(value: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from router.catalog.faults import Report, Source, did_you_mean, syntax_fault
+from router.catalog.policy import AUTO_NAMES
 from router.catalog.snapshot import Fault
 
 MAX_FILE_BYTES = 2**20
@@ -25,16 +26,24 @@ _MAX_DEPTH = 6
 _HOLDS = "a catalog's folder holds policy.toml, providers/*.toml and models/**/*.toml"
 
 
+class TooMany(Exception):
+    """A folder holds more files than were to be looked at."""
+
+
 def catalog_files(
-    directory: Path, unreadable: Callable[[OSError], None] | None = None
+    directory: Path, unreadable: Callable[[OSError], None] | None = None, most: int | None = None
 ) -> Iterator[tuple[str, Path]]:
     """Yield (name below the directory, path) of every file that is not an editor's or a note, sorted.
 
     Links are followed, as a mounted Kubernetes ConfigMap needs; the depth is bounded. `unreadable` hears of
-    each folder that cannot be listed.
+    each folder that cannot be listed. Raises `TooMany` where there are more than `most` files and folders.
     """
     found: list[tuple[str, Path]] = []
+    seen = 0
     for root, folders, files in os.walk(directory, onerror=unreadable, followlinks=True):
+        seen += len(folders) + len(files)
+        if most is not None and seen > most:
+            raise TooMany
         below = Path(root).relative_to(directory)
         deep = len(below.parts) >= _MAX_DEPTH
         folders[:] = [] if deep else [name for name in folders if not _IGNORED.fullmatch(name)]
@@ -91,8 +100,12 @@ def _misplaced(file: str) -> str | None:
         fits = _PROVIDER.fullmatch(path.stem) is not None
         return None if fits else "a provider's file name has only a-z, 0-9 and . _ -"
     if folder == "models" and len(path.parts) > 1:
-        fits = is_model_id(model_id(file))
-        return None if fits else "the id (the path below models/) has only a-z, 0-9 and . _ : / -"
+        name = model_id(file)
+        if name in AUTO_NAMES:
+            return f'the id "{name}" is a name of the router\'s own: it would take all of its requests'
+        return (
+            None if is_model_id(name) else "the id (the path below models/) has only a-z, 0-9 and . _ : / -"
+        )
     hint = did_you_mean(file if len(path.parts) == 1 else folder, ["policy.toml", "providers", "models"])
     return f"nothing reads this file{hint}"
 
@@ -102,7 +115,8 @@ def parse_texts(texts: Mapping[str, bytes], report: Report) -> dict[str, Source]
     sources: dict[str, Source] = {}
     for file, raw in texts.items():
         try:
-            text = raw.decode("utf-8").replace("\r\n", "\n")
+            # Windows' editors begin a file with a mark that says UTF-8, which TOML does not know.
+            text = raw.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
             line = raw.count(b"\n", 0, error.start) + 1
             report.faults.append(Fault(file, line, "", "not UTF-8; save the file as UTF-8"))

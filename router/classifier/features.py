@@ -11,39 +11,42 @@ a vector (`vectors`): their mean by the same frequencies, over all words, known 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from router.classifier.followups import is_closing, is_continuation
 from router.classifier.lexicon import DIGEST, STEM
 from router.classifier.prompt import ANSWER_CHARS, Prompt
 from router.classifier.shapes import SHAPE_SCALE, SHAPES, Floats, shape
 from router.classifier.words import (
-    CONCEPTS,
+    BUCKETS,
+    CONCEPT_NAMES,
     HEAD_CHARS,
+    LEXICON,
+    LOW_BITS,
     MIX_BOTH,
     MIX_FIRST,
     TAIL_CHARS,
     Codes,
+    Integers,
+    Vocabulary,
     Words,
     code,
     cut,
     tokens,
 )
 
-BUCKETS = 1 << 18
 LAST_CHARS = 600  # of the last message, in columns of its own
 # How much the meaning weighs against the words, and what a glyph without a vector counts among them.
 MEANING_SCALE = 1.75
 GLYPH_IDF = 3.0
 
-Integers = NDArray[np.intp]
 _CODE = np.dtype(np.uint32)
-_LOW_BITS, _HIGH_SHIFT = code(BUCKETS - 1), code(14)
+_HIGH_SHIFT = code(14)
 # No column; sorted, they stand at both ends and make every run of equal columns begin and end inside.
 _BEFORE, _AFTER = np.array([-1]), np.array([BUCKETS])
 # The same word in the last message and in the answer before it: its hash, moved.
@@ -51,23 +54,25 @@ _LAST, _ANSWER = code(0x5BD1E995), code(0x2545F491)
 _PLACES = ((_LAST, "last"), (_ANSWER, "answer"))
 _UP_TO_CHARS = (6, 12, 25, 60, 150)
 _FLAGS = ("code", "unanswered", "continues", "closes", "asks", *(f"length {n}" for n in range(6)))
-_CONCEPT_CODES = {name: crc32(b"\x01" + name.encode()) for name in CONCEPTS}
 _FLAG_CODES = {name: crc32(b"\x02" + name.encode()) for name in _FLAGS}
 # More columns than any prompt has: what a character can add, a letter that grows in lower case included.
 _MOST_CHARS = HEAD_CHARS + TAIL_CHARS + LAST_CHARS + ANSWER_CHARS + 1
-MOST_COLUMNS = 2 * 3 * _MOST_CHARS + 3 * len(CONCEPTS) + len(_FLAGS)
+MOST_COLUMNS = 2 * 3 * _MOST_CHARS + 3 * len(CONCEPT_NAMES) + len(_FLAGS)
 
 
 class Row(Struct, frozen=True, gc=False):
     """Hold one prompt: `columns` ascending and `counts` of the hashed block, `shape` of the dense one.
 
-    `codes` are the words' hashes, by which their vectors are found; `glyphs` how many have none.
+    `codes` are the words' hashes, `words` their columns, `known` the places in the vocabulary of those that
+    it holds; `glyphs` is how many can have no vector.
     """
 
     columns: Integers
     counts: Integers
     shape: Floats
     codes: Codes
+    words: Codes
+    known: Integers
     glyphs: int
 
 
@@ -76,17 +81,16 @@ def joined(prompt: Prompt) -> str:
     return f"{prompt.context}\n{prompt.text}" if prompt.context else prompt.text
 
 
-def row(prompt: Prompt) -> Row:
-    """Return the features of a prompt."""
+def row(prompt: Prompt, vocabulary: Vocabulary = LEXICON) -> Row:
+    """Return the features of a prompt; the vocabulary has at least the lexicon's words."""
     text = cut(joined(prompt))
-    found = tokens(text)
-    codes = _codes(found)
-    parts = _columns(found, codes)
+    found = tokens(text, vocabulary)
+    parts = _columns(found)
     if prompt.talk:
         parts += _talk_columns(prompt)
     columns, counts = _counted(parts)
-    words = codes[: len(found.words)]
-    return Row(columns, counts, shape(text, len(found.words)), words, len(found.glyphs))
+    shaped = shape(text, len(found.words))
+    return Row(columns, counts, shaped, found.codes, found.columns, found.known, len(found.glyphs))
 
 
 def _counted(parts: list[Codes]) -> tuple[Integers, Integers]:
@@ -99,8 +103,8 @@ def _counted(parts: list[Codes]) -> tuple[Integers, Integers]:
 
 def named_columns(prompt: Prompt) -> list[tuple[str, int]]:
     """Return what `row` counts, each with its column: for people who ask why."""
-    found = tokens(cut(joined(prompt)))
-    named = list(zip(_names(found), np.concatenate(_columns(found, _codes(found))).tolist(), strict=True))
+    found = tokens(cut(joined(prompt)), LEXICON)
+    named = list(zip(_names(found), np.concatenate(_columns(found)).tolist(), strict=True))
     for (_, place), part, columns in zip(_PLACES, _talk_parts(prompt), _talk_columns(prompt), strict=False):
         said = [*_plain_names(part), *_pair_names(part)]
         named += [(f"{place}:{name}", column) for name, column in zip(said, columns.tolist(), strict=True)]
@@ -111,7 +115,7 @@ def named_columns(prompt: Prompt) -> list[tuple[str, int]]:
 
 def _plain_names(found: Words) -> list[str]:
     words = [word.decode("utf-8", "replace") for word in found.words]
-    return [*words, *(f"concept:{name}" for name in found.concepts)]
+    return [*words, *(f"concept:{name}" for name in map(CONCEPT_NAMES.__getitem__, found.concepts))]
 
 
 def _pair_names(found: Words) -> list[str]:
@@ -125,22 +129,21 @@ def _names(found: Words) -> list[str]:
     return [*_plain_names(found), *beginnings, *map(" ".join, pairwise(words)), *glyphs, *_pair_names(found)]
 
 
-def _codes(found: Words, *, beginnings: bool = True) -> Codes:
-    """Return the hashes of words, concepts, beginnings, in this order."""
+def _columns(found: Words) -> list[Codes]:
+    """Return the columns of words; concepts, beginnings; word pairs; glyphs; glyph pairs."""
     words = found.words
-    listed = [*map(crc32, words), *map(_CONCEPT_CODES.__getitem__, found.concepts)]
-    if words and beginnings:
-        listed += (crc32(b"^" + words[0]), crc32(b"^".join(words[:2])))
-    # By way of `array`: `np.fromiter` takes 1 us longer over a short text.
-    return np.frombuffer(array("I", listed), _CODE)
-
-
-def _columns(found: Words, codes: Codes) -> list[Codes]:
-    """Return the columns of words, concepts, beginnings; word pairs; glyphs; glyph pairs."""
-    parts = [codes & _LOW_BITS, _pairs(codes[: len(found.words)])]
+    others = [*found.concepts]
+    if words:
+        others += (crc32(b"^" + words[0]), crc32(b"^".join(words[:2])))
+    parts = [found.columns, _listed(others) & LOW_BITS, _pairs(found.codes)]
     if len(found.glyphs):
         parts += [(found.glyphs * MIX_BOTH) >> _HIGH_SHIFT, _pairs(found.glyphs)]
     return parts
+
+
+def _listed(codes: Iterable[int]) -> Codes:
+    # By way of `array`: `np.fromiter` takes 1 us longer over a short text.
+    return np.frombuffer(array("I", codes), _CODE)
 
 
 def _pairs(codes: Codes) -> Codes:
@@ -155,7 +158,7 @@ def _talk_parts(prompt: Prompt) -> list[Words]:
     """Return the tokens of the last message and of the answer before it; nothing outside a conversation."""
     if not prompt.talk:
         return []
-    return [tokens(prompt.text[:LAST_CHARS]), tokens(prompt.answer)]
+    return [tokens(text, LEXICON) for text in (prompt.text[:LAST_CHARS], prompt.answer)]
 
 
 def _talk_columns(prompt: Prompt) -> list[Codes]:
@@ -169,10 +172,10 @@ def _talk_columns(prompt: Prompt) -> list[Codes]:
 
 def _moved(found: Words, place: Codes) -> Codes:
     """Return the columns of words, concepts and glyph pairs at a place of the conversation."""
-    codes = _codes(found, beginnings=False)
+    codes = [found.codes, _listed(found.concepts)]
     if len(found.glyphs) > 1:
-        codes = np.concatenate((codes, _pairs(found.glyphs)))
-    moved = codes ^ place
+        codes.append(_pairs(found.glyphs))
+    moved = np.concatenate(codes) ^ place
     moved *= MIX_BOTH
     moved >>= _HIGH_SHIFT
     return moved
@@ -198,7 +201,7 @@ def _flags(prompt: Prompt) -> list[str]:
 
 
 def _flag_columns(flags: list[str]) -> Codes:
-    return np.array([_FLAG_CODES[name] for name in flags], np.uint32) & _LOW_BITS
+    return np.array([_FLAG_CODES[name] for name in flags], np.uint32) & LOW_BITS
 
 
 def fingerprint() -> str:

@@ -17,7 +17,6 @@ import numpy as np
 from msgspec import Struct
 
 from router.classifier.features import (
-    BUCKETS,
     GLYPH_IDF,
     MEANING_SCALE,
     MOST_COLUMNS,
@@ -29,7 +28,7 @@ from router.classifier.features import (
 )
 from router.classifier.prompt import Prompt
 from router.classifier.shapes import SHAPES, Floats
-from router.classifier.words import Codes, code, cut
+from router.classifier.words import BUCKETS, LEXICON, LOW_BITS, Codes, cut
 
 TextCategory = Literal["simple", "coding", "reasoning"]
 LABELS: tuple[TextCategory, ...] = ("simple", "coding", "reasoning")
@@ -38,7 +37,6 @@ WEIGHTS_FILE, FACTS_FILE = "weights.npz", "model.json"
 FORMAT = 2
 MEMO_SIZE = 4_096
 STRONGEST = 4
-_LOW_BITS = code(BUCKETS - 1)
 _NOTHING = [0.0] * len(LABELS)
 # What a count weighs; looked up in 0.1 us, where numpy's logarithm takes 1.0.
 _TERMS = np.concatenate(([0.0], 1.0 + np.log(np.arange(1, MOST_COLUMNS + 1))))
@@ -77,10 +75,9 @@ class Classifier:
         self._words = np.ascontiguousarray(np.column_stack((coef[:BUCKETS] * idf[:, None], idf)))
         self._idf = np.ascontiguousarray(idf)
         self._shape = np.ascontiguousarray(coef[BUCKETS:].T)
-        # The last one is met by no word but its own: it keeps the position after the largest inside.
-        self._known = np.append(known, np.uint32(2**32 - 1))
-        gains = meaning * idf[known & _LOW_BITS][:, None]
-        self._gains = np.ascontiguousarray(np.vstack((gains, np.zeros((1, len(LABELS))))))
+        self._vocabulary = LEXICON.with_words(known)
+        self._gains = np.zeros((len(self._vocabulary.codes), len(LABELS)))
+        self._gains[self._vocabulary.codes.searchsorted(known)] = meaning * idf[known & LOW_BITS][:, None]
         self._intercept: list[float] = intercept.tolist()
         self._memo: dict[int, Classification] = {}
 
@@ -125,7 +122,7 @@ class Classifier:
         log of odds); concepts of the lexicon are written `concept:NAME`, beginnings `first:WORD`, and what a
         conversation adds `last:WORD`, `answer:WORD`, `conversation:FACT`.
         """
-        features = row(prompt)
+        features = row(prompt, self._vocabulary)
         columns = features.columns
         if not len(columns):
             return []
@@ -147,7 +144,7 @@ class Classifier:
         return strongest
 
     def _classify(self, prompt: Prompt) -> Classification:
-        features = row(prompt)
+        features = row(prompt, self._vocabulary)
         # Plain sums, not BLAS: its last bits depend on where the arrays lie in memory.
         shaped = np.add.reduce(self._shape * features.shape, axis=1).tolist()
         *worded, square = self._word_sums(features)
@@ -181,17 +178,19 @@ class Classifier:
 
     def _meant(self, features: Row) -> list[float]:
         """Return what the words' meaning adds to each category."""
-        if not len(features.codes):
+        if not len(features.known):
             return _NOTHING
-        sums: list[float] = np.add.reduce(self._meanings(features), axis=0).tolist()
-        return sums
+        scale = self._meaning_scale(features)
+        return [scale * gain for gain in np.add.reduce(self._gains.take(features.known, axis=0)).tolist()]
+
+    def _meaning_scale(self, features: Row) -> float:
+        total = float(np.add.reduce(self._idf.take(features.words))) + GLYPH_IDF * features.glyphs
+        return MEANING_SCALE / total
 
     def _meanings(self, features: Row) -> Floats:
         """Return (words, 3): what each word's meaning adds."""
-        codes = features.codes
-        at = self._known.searchsorted(codes)
-        at[self._known.take(at) != codes] = -1
-        total = float(np.add.reduce(self._idf.take(codes & _LOW_BITS))) + GLYPH_IDF * features.glyphs
-        gains: Floats = self._gains.take(at, axis=0)
-        gains *= MEANING_SCALE / total
+        codes = self._vocabulary.codes
+        at = codes.searchsorted(features.codes)
+        at[codes.take(at) != features.codes] = -1  # the last is no word, and means nothing
+        gains: Floats = self._gains.take(at, axis=0) * self._meaning_scale(features)
         return gains

@@ -2,8 +2,9 @@
 
 Pure and linear in the length of the text: wrappings are found line by line, every search runs over bounded
 text or is prepared once for the whole text, so a message of a thousand opening markers costs what any other
-costs. Wrappings are OpenClaw's of 2026 and its older forms; each is recognised only where OpenClaw writes it
-(a line of its own, a known label), so a sentence that quotes a marker is kept.
+costs. Wrappings are OpenClaw's of 2026 and its older forms, and Codex's; each is recognised only where its
+client writes it (a line of its own, a known label, a part of its own), so a sentence that quotes a marker is
+kept.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _CHANNELS = (
 _DATE = re.compile(r"\s*\[[A-Z][a-z]{2} \d{4}-\d{2}-\d{2} \d{2}:\d{2}[^\]\n]{0,80}\][ \t]*")
 _CHANNEL = re.compile(rf"\s*\[(?:{_CHANNELS})\b([^\]\n]{{1,240}})\][ \t]*", re.IGNORECASE)
 _STAMP = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}:\d{2}|\bid:|\+\d{1,4}[smhd]\b")
-_IMAGES = re.compile(r"Image\(s\) from tool result #\d{1,6}(?: \([^)\n]{0,120}\))?:?$")
+_CARRIED = re.compile(r"(?:Image|File)\(s\) from tool result #\d{1,6}(?: \([^)\n]{0,120}\))?:?$")
 _RUNTIME = re.compile(r"Runtime: agent=[^|\n]{0,200} \| ")
 _MESSAGE_ID = re.compile(r"\[message_id: [^\]\n]{1,120}\]$")
 _SYSTEM_EVENT = re.compile(r"System(?: \(untrusted\))?: \[\d{4}-\d{2}-\d{2} ")
@@ -66,14 +67,34 @@ _HINTS_OF_A_WRAPPING = (
     ("<", _MEMORY_OPEN),
     ("=", "Runtime: agent="),
     ("D", "Delivery: "),
-    ("(", "Image(s) from tool result"),
+    ("(", "(s) from tool result"),
     ("-", _RETRY),
     ("C", _EVENT),
     ("[", "[message_id: "),
     ("[", "System: ["),
-    ("n", "ntrusted"),
-    ("r", "respond to this"),
+    ("(", "(untrusted"),
+    ("(", _UNTRUSTED_CONTEXT),
+    ("[", "[Current "),
 )
+# Of Codex 0.169: what it sends as a message or a part of its own, and what an editor puts before the words.
+_CODEX_TAG = re.compile(
+    r"<(environment_context|user_instructions|skill|turn_aborted|user_shell_command|user_action"
+    r"|subagent_notification|agent_message_board_notification|codex_internal_context|context_window"
+    r"|context_window_reminder|image_resize_notice|recommended_plugins|user_verification_notice)[ >]"
+)
+_CODEX_IMAGE = re.compile(r"<image name=\[Image #\d{1,6}\][^\n]{0,4096}>")
+_AGENTS, _AGENTS_END = "# AGENTS.md instructions", "</INSTRUCTIONS>"
+_EDITOR, _AFTER_EDITOR = "# Context from my IDE setup:", "\n## My request for Codex:"
+# It has a long talk summed up, and goes on with the summary: the task is still the person's.
+_CODEX_SUMMARY = (
+    "You are performing a CONTEXT CHECKPOINT COMPACTION. Create a handoff summary",
+    "Another language model started to solve this problem and produced a summary of its thinking process.",
+)
+_CODEX_BEGINS = ("<", "# ", *_CODEX_SUMMARY)
+# Of Qwen Code: notes of its own before or behind the words. Of Cline 3.0: what stands around them.
+_REMINDER, _REMINDER_END = "<system-reminder>", "</system-reminder>"
+_USER_INPUT = re.compile(r'<user_input mode="[a-z]{1,20}">')
+_USER_INPUT_END = "</user_input>"
 _ROUNDS = 4
 ANSWER_CHARS = 600
 
@@ -170,13 +191,40 @@ def strip(text: str) -> str:
     """Return a text without any client's wrapping and without blank ends; may be empty."""
     text = text.strip()
     for _ in range(_ROUNDS):
-        bare = _without_prefixes(text)
+        bare = _without_tags(text) if text.startswith("<") or text.endswith(_REMINDER_END) else text
+        bare = _without_prefixes(_without_codex(bare) if bare.startswith(_CODEX_BEGINS) else bare)
         if _may_be_wrapped(bare):
             bare = _without_blocks(bare.split("\n"))
         if bare == text:
             break
         text = bare
     return text
+
+
+def _without_tags(text: str) -> str:
+    """Drop Qwen Code's notes at both ends of a text, and what Cline puts around one."""
+    while text.startswith(_REMINDER) and (end := text.find(_REMINDER_END)) >= 0:
+        text = text[end + len(_REMINDER_END) :].lstrip()
+    while text.endswith(_REMINDER_END) and (begin := text.rfind("\n" + _REMINDER)) >= 0:
+        text = text[:begin].rstrip()
+    found = _USER_INPUT.match(text)
+    if found is not None and text.endswith(_USER_INPUT_END):
+        text = text[found.end() : -len(_USER_INPUT_END)].strip()
+    return text
+
+
+def _without_codex(text: str) -> str:
+    """Return what a person wrote of a text that Codex sends: of its own messages and parts, nothing."""
+    found = _CODEX_TAG.match(text)
+    if found is not None:
+        return "" if text.endswith(f"</{found[1]}>") else text
+    if text.startswith(_CODEX_SUMMARY):
+        return ""
+    if text.startswith(_AGENTS):
+        return "" if text.endswith(_AGENTS_END) else text
+    if text.startswith(_EDITOR):
+        return text.partition(_AFTER_EDITOR)[2].strip() or text
+    return "" if text == "</image>" or _CODEX_IMAGE.fullmatch(text) else text
 
 
 def _may_be_wrapped(text: str) -> bool:
@@ -325,7 +373,7 @@ def _is_notice(line: str, leading: bool) -> bool:
         return leading or line.startswith(_HINTS) or "message" in line
     if line.startswith("System"):
         return leading and _SYSTEM_EVENT.match(line) is not None
-    return line == _EVENT or _IMAGES.match(line) is not None or _MESSAGE_ID.match(line) is not None
+    return line == _EVENT or _CARRIED.match(line) is not None or _MESSAGE_ID.match(line) is not None
 
 
 def _without_trailers(lines: Iterable[str]) -> list[str]:

@@ -72,7 +72,8 @@ _KINDS: tuple[bytes, ...] = (
     bytes(range(0xE4, 0xEA)),
     bytes(range(0xEA, 0xEE)),
 )
-_MARKS = ("```", "Error", "Exception")
+# Each with its rarest character, looked for first.
+_MARKS = (("`", "```"), ("E", "Error"), ("x", "Exception"))
 _LENGTHS = (20, 40, 80, 160, 320, 640, 1280, 2560)
 _K, _N, _M, _L = len(_KINDS), len(_NEIGHBOURS), len(_MARKS), len(_LENGTHS)
 SHAPES = 2 * _K + _N + _M + _L + 2
@@ -128,8 +129,9 @@ def shape(text: str, n_words: int) -> Floats:
     # `translate` drops what is not counted: it takes 0.6 ns a byte, `bincount` 4 ns.
     met = raw.translate(_KIND_OF, _NO_KIND) + pairs.translate(_NEIGHBOUR_OF, _NO_NEIGHBOUR)
     counts = np.bincount(np.frombuffer(met, _BYTE), minlength=_K + _N + _M)
-    for at, mark in enumerate(_MARKS, _K + _N):
-        counts[at] = text.count(mark)
+    for at, (rare, mark) in enumerate(_MARKS, _K + _N):
+        if rare in text:
+            counts[at] = text.count(mark)
     out = np.empty(SHAPES)
     at = _K + _N + _M
     out[:at] = _LOGS[counts]

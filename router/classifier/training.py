@@ -23,11 +23,11 @@ from sklearn.linear_model import LogisticRegression
 
 from router.classifier import vectors
 from router.classifier.examples import DataFault, Example, read_examples
-from router.classifier.features import BUCKETS, Integers, Row, fingerprint, row
+from router.classifier.features import Row, fingerprint, row
 from router.classifier.judging import groups, judge
 from router.classifier.model import FACTS_FILE, FORMAT, LABELS, WEIGHTS_FILE
 from router.classifier.shapes import SHAPES, Floats
-from router.classifier.words import Codes
+from router.classifier.words import BUCKETS, Codes, Integers
 
 CORPUS = Path(__file__).parent / "corpus"
 INVERSE_REGULARISATION = 5.0

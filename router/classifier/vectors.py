@@ -13,9 +13,9 @@ from zlib import crc32
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from router.classifier.features import BUCKETS, GLYPH_IDF, MEANING_SCALE, Row
+from router.classifier.features import GLYPH_IDF, MEANING_SCALE, Row
 from router.classifier.shapes import Floats
-from router.classifier.words import Codes
+from router.classifier.words import BUCKETS, Codes
 
 FILE = Path(__file__).with_name("vectors.npz")
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import sys
+from contextlib import suppress
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -42,11 +48,36 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command; a name that is none is told with those it may have been meant for."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as fault:  # click itself proposes what was imported: nothing
+            raise click.NoSuchCommand(fault.command_name, possibilities=_COMMANDS, ctx=ctx) from None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run; a full disk and a terminal that is gone end a command with a line, as a closed pipe does."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What the terminal has no sign for is told by its number: it is no reason to tell nothing.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as fault:
+            if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            where = "" if fault.filename is None else f" ({fault.filename})"
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer fits nowhere
+            with suppress(OSError):
+                click.echo(f"Error: {fault.strerror}{where}", err=True)
+            raise SystemExit(1) from None
+
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="router")
 def main() -> None:
     """Route each LLM request to the catalog model that serves it best for the money.
 
-    Shell completion: `eval "$(router completion bash)"` (or zsh, fish).
+    Shell completion for bash, zsh and fish: `router completion --help`.
     """

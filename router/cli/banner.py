@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from router import __version__
 from router.access.wallet import NETWORKS
+from router.address import origin_at
 from router.catalog.snapshot import Snapshot
 from router.running import buys, is_demo, usable_offers
 from router.settings import Settings
 from router.snippets import openclaw_provider
 
 _WAYS_SHOWN = 3
+_Found = list[tuple[str, str]]
+"""Words, and what was found of each; an empty word goes on with the one before."""
 
 
 def banner(settings: Settings, catalog: Snapshot, directory: Path, port: int) -> str:
     """Return the text; `port` is the one that is really listened on."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - compared only
-    origin = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    key = "YOUR_KEY" if settings.asks_for_key else "unused"
+    copied = _copied(settings, port)
     lines = [
-        f"LLM router {__version__} on {origin}",
+        _title(settings, port),
         "",
-        *_found(settings, catalog, directory),
+        *(f"  {word:<10}{text}" for word, text in _found(settings, catalog, directory)),
         "",
         "curl:",
-        f"  curl {origin}/v1/chat/completions -H 'Content-Type: application/json'"
-        + (f" -H 'Authorization: Bearer {key}'" if settings.asks_for_key else "")
-        + """ -d '{"model": "auto", "messages": [{"role": "user", "content": "Say hello in French"}]}'""",
+        f"  {copied['curl']}",
         "",
         "OpenAI SDK:",
-        f'  client = OpenAI(base_url="{origin}/v1", api_key="{key}")   # then model="auto"',
+        f'  {copied["openai"]}   # then model="auto"',
         "",
         'OpenClaw, in openclaw.json (then set the primary model to "router/auto"):',
-        f"  {openclaw_provider(origin, key)}",
+        f"  {copied['openclaw']}",
         "",
         'Why a model was chosen: router explain "your prompt"',
         "",
@@ -43,50 +44,80 @@ def banner(settings: Settings, catalog: Snapshot, directory: Path, port: int) ->
     return "\n".join(lines)
 
 
-def _found(settings: Settings, catalog: Snapshot, directory: Path) -> list[str]:
+def banner_line(settings: Settings, catalog: Snapshot, directory: Path, port: int, at: datetime) -> str:
+    """Return the same as one line of a JSON log."""
+    found: dict[str, str] = {}
+    for word, text in _found(settings, catalog, directory):
+        last = word or next(reversed(found))
+        found[last] = text if word else f"{found[last]}; {text}"
+    head = {"at": f"{at:%Y-%m-%dT%H:%M:%SZ}", "level": "info", "logger": "router.serve"}
+    line = {**head, "message": _title(settings, port), **found, **_copied(settings, port)}
+    return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+
+
+def _title(settings: Settings, port: int) -> str:
+    return f"LLM router {__version__} on {origin_at(settings.host, port)}"
+
+
+def _copied(settings: Settings, port: int) -> dict[str, str]:
+    """Return three things to copy."""
+    origin = origin_at(settings.host, port)
+    key = "YOUR_KEY" if settings.asks_for_key else "unused"
+    return {
+        "curl": f"curl {origin}/v1/chat/completions -H 'Content-Type: application/json'"
+        + (f" -H 'Authorization: Bearer {key}'" if settings.asks_for_key else "")
+        + """ -d '{"model": "auto", "messages": [{"role": "user", "content": "Say hello in French"}]}'""",
+        "openai": f'client = OpenAI(base_url="{origin}/v1", api_key="{key}")',
+        "openclaw": openclaw_provider(origin, key),
+    }
+
+
+def _found(settings: Settings, catalog: Snapshot, directory: Path) -> _Found:
     described = [model for model in catalog.models.values() if not model.id.startswith("demo/")]
     offers = sum(len(model.offers) for model in described)
     usable = usable_offers(catalog)
-    lines = [
-        f"  catalog   {directory}: {len(described)} models, {offers} offers, revision {catalog.revision}"
+    found = [
+        ("catalog", f"{directory}: {len(described)} models, {offers} offers, revision {catalog.revision}")
     ]
     if is_demo(catalog):
         ways = _missing_keys(catalog)
         why = "asked for by --demo" if settings.demo else "no key and no local model server was found"
-        lines.append(f"  demo      the built-in demo provider answers ({why})")
-        lines.append(f"            for real models set {ways}, or start Ollama, and start again")
+        found.append(("demo", f"the built-in demo provider answers ({why})"))
+        found.append(("", f"for real models set {ways}, or start Ollama, and start again"))
     elif usable:
         by_provider = Counter(offer.provider for offer in usable).most_common()
-        lines.append("  usable    " + ", ".join(f"{name} ({count})" for name, count in by_provider))
+        found.append(("usable", ", ".join(f"{name} ({count})" for name, count in by_provider)))
     else:
-        lines.append(f"  usable    nothing yet: set {_missing_keys(catalog)}, and start again")
-    lines += _access(settings)
-    lines += _selling(settings)
+        found.append(("usable", f"nothing yet: set {_missing_keys(catalog)}, and start again"))
+    found += [("access", _access(settings)), *_selling(settings)]
+    if settings.keep_prompts and settings.history_requests:
+        found.append(("privacy", "prompts and answers are kept for the operator (ROUTER_KEEP_PROMPTS)"))
     if buys(catalog):
-        lines.append(f"  wallet    {_buying(settings, catalog)}")
+        found.append(("wallet", _buying(settings, catalog)))
     if catalog.warnings:
-        lines.append(f"  warnings  {len(catalog.warnings)} (router catalog check)")
-    return lines
+        found.append(("warnings", f"{len(catalog.warnings)} (router catalog check)"))
+    return found
 
 
-def _access(settings: Settings) -> list[str]:
+def _access(settings: Settings) -> str:
     if not settings.asks_for_key:
         unasked = ", and no payment: only ROUTER_ACCESS=paid makes wallets pay" if settings.sells else ""
-        return [f"  access    open: no API key is asked for{unasked}"]
+        return f"open: no API key is asked for{unasked}"
     wallet = ", or a wallet payment" if settings.sells else ""
     make = "router keys create --name me --credit 5"
-    return [f"  access    paid: an API key with credit is asked for ({make}){wallet}"]
+    return f"paid: an API key with credit is asked for ({make}){wallet}"
 
 
-def _selling(settings: Settings) -> list[str]:
+def _selling(settings: Settings) -> _Found:
     """Say who can pay how, and whom: a line a protocol."""
-    lines = []
+    found: _Found = []
     if settings.x402_pay_to is not None:
         schemes = " and ".join(settings.x402_schemes)
-        lines.append(
-            f"  x402      {schemes} on {_network(settings.x402_network)} to {_short(settings.x402_pay_to)},"
+        said = (
+            f"{schemes} on {_network(settings.x402_network)} to {_short(settings.x402_pay_to)},"
             f" settled by {urlsplit(settings.x402_facilitator or '').hostname}"
         )
+        found.append(("x402", said))
     if settings.mpp_secret is not None:
         networks = {
             "evm": _network(settings.x402_network),
@@ -94,8 +125,8 @@ def _selling(settings: Settings) -> list[str]:
         }
         ways = [f"{method}/charge on {networks[method]}" for method in settings.usable_mpp_methods]
         pay_to = _short(settings.mpp_pay_to or settings.x402_pay_to or "")
-        lines.append(f"  mpp       {' and '.join(ways)} to {pay_to}, realm {settings.mpp_realm}")
-    return lines
+        found.append(("mpp", f"{' and '.join(ways)} to {pay_to}, realm {settings.mpp_realm}"))
+    return found
 
 
 def _buying(settings: Settings, catalog: Snapshot) -> str:

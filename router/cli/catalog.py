@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from router.catalog.policy import AUTO_NAMES
 from router.cli.catalog_import import import_
-from router.cli.options import unpayable_in
+from router.cli.options import table_console, unpayable_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +29,7 @@ _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 @click.group()
 def catalog() -> None:
-    """Check and show the catalog: models, offers, prices; draft new models."""
+    """Check and show the catalog: models, offers, prices."""
 
 
 catalog.add_command(import_)
@@ -43,7 +43,7 @@ catalog.add_command(import_)
     help="The catalog that runs, or an earlier state: warn of each price that moved more than fivefold.",
 )
 def check(directory: Path | None, against: Path | None) -> None:
-    """Report every fault and warning of the catalog in DIRECTORY; exit 1 on faults."""
+    """Report every fault and warning of the catalog. Exit 1 on faults."""
     from router.catalog.files import check_catalog
 
     where = _directory(directory)
@@ -69,17 +69,19 @@ def check(directory: Path | None, against: Path | None) -> None:
 @click.argument("model", required=False)
 @click.option("--catalog", "directory", type=_DIRECTORY, envvar="ROUTER_CATALOG", help="Where the files are.")
 def show(model: str | None, directory: Path | None) -> None:
-    """List the models, or show one MODEL with its offers and why an offer is off."""
-    from rich.console import Console
+    """List the models, or show one MODEL with its offers.
 
+    An offer that is off says why.
+    """
     snapshot = _load(_directory(directory))
-    # Not a terminal: wide enough that no cell is cut for grep and the like.
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = table_console()
     if model is None:
         _show_models(console, snapshot)
     elif model in snapshot.models:
         _show_model(console, snapshot.models[model])
     else:
+        if model in AUTO_NAMES:
+            raise click.ClickException(f"{model} is no model: `router explain` shows where it goes")
         near = difflib.get_close_matches(model, snapshot.models, n=3, cutoff=0.0)
         raise click.ClickException(f'no model "{model}" in the catalog; nearest: {", ".join(near)}')
 
@@ -87,7 +89,7 @@ def show(model: str | None, directory: Path | None) -> None:
 @catalog.command()
 @click.argument("kind", type=click.Choice(["model", "provider", "policy"]), default="model")
 def schema(kind: str) -> None:
-    """Print the JSON Schema of a model, provider or policy file, for editors."""
+    """Print the JSON Schema of the catalog's files, for editors."""
     from router.catalog.schema import schema_text
 
     click.echo(schema_text(kind), nl=False)

@@ -35,19 +35,21 @@ if TYPE_CHECKING:
 @click.option(
     "--as-of",
     type=click.DateTime(["%Y-%m-%d"]),
-    help="The day that the list's prices are of; default: the day of its file.",
+    help="The day the list's prices are from; default: the date of its file.",
 )
 @click.option(
     "--catalog",
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="ROUTER_CATALOG",
-    help="The catalog whose providers are meant.",
+    help="Draft only offers of the providers in this catalog.",
 )
 def import_(
     models: tuple[str, ...], where: str, out: Path | None, as_of: datetime | None, directory: Path | None
 ) -> None:
-    """Draft model files from litellm's price map or genai-prices; no file is ever overwritten.
+    """Draft model files from a public price list.
+
+    It is litellm's price map, or that of genai-prices; no file is ever overwritten.
 
     MODEL is a catalog id, an id of the list, or a glob of either, such as 'groq/*'; without one everything
     at a provider of the catalog is drafted. Exit 1 when a draft was not written because its file exists.

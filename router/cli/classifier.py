@@ -26,17 +26,17 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
     "--drop-licence",
     "dropped",
     multiple=True,
-    help="Leave out rows whose licence begins so; may be repeated.",
+    help="Leave out rows whose licence begins with this; may be repeated.",
 )
-@click.option("--alone", is_flag=True, help="Leave out the packaged examples.")
+@click.option("--alone", is_flag=True, help="Train without the packaged examples.")
 @click.argument("more", nargs=-1, type=FILE)
 def train(
     data: tuple[Path, ...], out: Path, dropped: tuple[str, ...], alone: bool, more: tuple[Path, ...]
 ) -> None:
-    """Fit the classifier on the packaged examples and on data files, and write it to --out.
+    """Fit the classifier on the packaged examples and your data.
 
-    `--data` may be repeated; further files may follow it. The report is accuracy on sources that were held
-    out whole, the figure that foretells unseen traffic.
+    `--data` may be repeated; further files may follow it. The report is the accuracy on sources that were
+    held out whole, the best estimate for unseen traffic.
     """
     from router.classifier import training
 
@@ -62,7 +62,9 @@ def train(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--plots", type=DIRECTORY, help="Write reliability.svg into this directory.")
 def evaluate(data: Path, model: Path | None, as_json: bool, plots: Path | None) -> None:
-    """Judge the classifier on labelled lines: accuracy, recall, calibration, confusion, latency.
+    """Judge the classifier on labelled lines.
+
+    Accuracy, recall, calibration, confusion, latency.
 
     Lines that the model was trained on flatter it; give it lines of another source.
     """

@@ -29,10 +29,10 @@ _MARKS = {
 @data_option
 @config_option
 def doctor(online: bool, as_json: bool, catalog: Path | None, data: Path | None, config: Path | None) -> None:
-    """Check the installation: each line ends with the fix; exit 1 when something fails.
+    """Check the installation: each line ends with the fix. Exit 1 when something fails.
 
-    It asks no upstream, costs nothing and changes nothing. The database and the Redis of the settings are
-    asked, and a router that already listens on the address.
+    It calls no upstream, costs nothing and changes nothing. It does connect to the database and the Redis
+    that are set, and to a router that already listens on the address.
     """
     from router.doctor.examine import examine
 

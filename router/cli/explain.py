@@ -7,13 +7,22 @@ import sys
 import time
 import uuid
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from router.catalog.snapshot import MODES
-from router.cli.options import catalog_option, config_option, faults_shown, settings_of, sources_of
+from router.cli.options import (
+    catalog_option,
+    config_option,
+    data_option,
+    faults_shown,
+    settings_of,
+    sources_of,
+    table_console,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +45,9 @@ _LINE_SHOWN = 60
 @click.option("--json", "as_json", is_flag=True, help="The record as JSON, as POST /v1/route answers it.")
 @click.option("--all-losers", is_flag=True, help="Show every loser; without, the first 15.")
 @click.option("--any-key", is_flag=True, help="Decide as if every provider's key were set.")
+@click.option("--request", metavar="ID", help="The decision of a logged request, by its x-request-id.")
 @catalog_option
+@data_option
 @config_option
 def explain(
     prompt: str | None,
@@ -46,16 +57,25 @@ def explain(
     as_json: bool,
     all_losers: bool,
     any_key: bool,
+    request: str | None,
     catalog: Path | None,
+    data: Path | None,
     config: Path | None,
 ) -> None:
-    """Say which model would serve PROMPT (- reads standard input), what it would cost, and why."""
+    """Say which model would serve PROMPT, at what cost, and why. PROMPT - reads standard input."""
     import msgspec
 
     from router.errors import RouterError
 
     if body is not None and (prompt is not None or model is not None):
         raise click.UsageError("--body is the whole request: give no prompt and no --model beside it")
+    if request is not None:
+        if any((prompt, body, model, mode, any_key, catalog)):
+            raise click.UsageError("--request shows what was decided then: give it alone, or with --data")
+        _explain_logged(
+            settings_of(config, data=data), request, as_json, None if all_losers else _LOSERS_SHOWN
+        )
+        return
     settings = settings_of(config, catalog=catalog)
     raw = body.read() if body is not None else _body(prompt, model or "auto")
     try:
@@ -71,11 +91,25 @@ def explain(
         raise SystemExit(1)
 
 
+def _explain_logged(settings: Settings, request_id: str, as_json: bool, losers_shown: int | None) -> None:
+    from router.cli.explain_logged import logged
+
+    raw, said, became = logged(settings.data, request_id)
+    if as_json:
+        click.echo(raw.decode())
+        return
+    _show(said, losers_shown)
+    if len(said["losers"]) < said["losers_total"]:
+        click.echo(f"the log keeps {len(said['losers'])} of the {said['losers_total']} offers that lost")
+    click.echo(f"\n{became}")
+
+
 def _body(prompt: str | None, model: str) -> bytes:
     if prompt is None or prompt == "-":
         if prompt is None and sys.stdin.isatty():
             raise click.UsageError('give a prompt: router explain "What is the capital of France?"')
         prompt = sys.stdin.read()
+    prompt = prompt.encode(errors="surrogateescape").decode(errors="replace")  # in a locale without UTF-8
     if not prompt.strip():
         raise click.UsageError("the prompt is empty")
     return json.dumps({"model": model, "messages": [{"role": "user", "content": prompt}]}).encode()
@@ -111,13 +145,13 @@ def _catalog(settings: Settings, any_key: bool) -> Snapshot:
 
 
 def _show(said: dict[str, Any], losers_shown: int | None) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console(highlight=False)
+    console = table_console()
+    block = "#" if console.options.ascii_only else "█"
     if said["probabilities"]:
         for category, share in said["probabilities"].items():
-            bar = "█" * round(share * _BAR_CELLS)
+            bar = block * round(share * _BAR_CELLS)
             mark = "[bold]" if category == said["category"] else "[dim]"
             console.print(f"{mark}{category:<10} {share:6.1%}  {bar}[/]")
         own = [w for w in said["words"] if w["category"] == said["category"]]
@@ -163,8 +197,9 @@ def _show_others(console: Console, said: dict[str, Any], losers_shown: int | Non
         losers, unusable = said["losers"], []
     if losers:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for title in ("not chosen", "provider", "reason", "detail"):
-            table.add_column(title, overflow="fold")
+        for title in ("not chosen", "provider", "reason"):
+            table.add_column(title, no_wrap=True)
+        table.add_column("detail", overflow="fold")
         for loser in losers[:losers_shown]:
             table.add_row(*(Text(loser[name]) for name in ("model", "provider", "reason", "detail")))
         console.print()
@@ -181,4 +216,4 @@ def _show_others(console: Console, said: dict[str, Any], losers_shown: int | Non
 
 
 def _usd(amount: float) -> str:
-    return f"{amount:.3g} USD" if amount < 0.01 else f"{amount:.4f} USD"
+    return f"{Decimal(f'{amount:.3g}'):f} USD" if amount < 0.01 else f"{amount:.4f} USD"

@@ -1,9 +1,11 @@
-"""`router feedback`: what users said of past requests, against the decision log; no prompt is stored."""
+"""`router feedback`: what users said of past requests, against the decision log; it stores no prompt."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from router.cli.options import config_option, data_option, settings_of
 
 if TYPE_CHECKING:
     from router.routing.recorded import DecisionLine
+    from router.settings import Settings
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SOURCE = "feedback"
@@ -21,9 +24,14 @@ SOURCE = "feedback"
 
 @click.command()
 @click.argument("labels", type=FILE)
-@click.option("--prompts", type=FILE, help="JSON lines {request_id, text or messages}, kept by yourself.")
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where lines for `router train` go."
+    "--prompts", type=FILE, help="JSON lines {request_id, text or messages}, kept by your own program."
+)
+@click.option("--kept", is_flag=True, help="Use the prompts that ROUTER_KEEP_PROMPTS has kept.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write lines for `router train` to this file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @data_option
@@ -31,25 +39,31 @@ SOURCE = "feedback"
 def feedback(
     labels: Path,
     prompts: Path | None,
+    kept: bool,
     out: Path | None,
     as_json: bool,
     data: Path | None,
     config: Path | None,
 ) -> None:
-    """Judge the classifier on your own traffic by LABELS: JSON lines {request_id, label}.
+    """Judge the classifier on your own traffic by LABELS.
+
+    LABELS are JSON lines {request_id, label}.
 
     The decision log holds what the classifier said of each `auto` request, and never its words. With the
-    words that your own program kept (--prompts), the labelled ones become lines for `router train` (--out).
+    words that your own program kept (--prompts), or the router where the operator switched that on (--kept),
+    the labelled ones become lines for `router train` (--out).
     """
     from router.classifier import judging
     from router.classifier.model import LABELS
     from router.cli.replay import log_files
     from router.routing.recorded import LogReader
 
-    if (prompts is None) != (out is None):
-        raise click.UsageError("--prompts and --out go together: the words come in, the lines go out")
-    said = _labels(labels)
-    logged = (entry.line for entry in LogReader(log_files(settings_of(config, data=data).data)))
+    if (prompts is not None or kept) != (out is not None) or (kept and prompts is not None):
+        raise click.UsageError(
+            "--prompts and --out go together, or --kept and --out: the words come in, the lines go out"
+        )
+    said, settings = _labels(labels), settings_of(config, data=data)
+    logged = (entry.line for entry in LogReader(log_files(settings.data)))
     answered = dict(_classified(logged, said))
     if not answered:
         raise click.ClickException(
@@ -60,7 +74,10 @@ def feedback(
     import numpy as np
 
     measured = judging.judge(np.array(rows), [LABELS.index(said[number]) for number in answered])
-    measured |= {"labels": len(said), "written": _write(prompts, out, said)}
+    words: Iterable[dict[str, Any]] = ()
+    if out is not None:
+        words = asyncio.run(_kept(settings, said)) if prompts is None else (r for _, r in _records(prompts))
+    measured |= {"labels": len(said), "written": 0 if out is None else _write(words, out, said)}
     if as_json:
         click.echo(json.dumps(measured))
         return
@@ -115,16 +132,36 @@ def _classified(
             yield known_as, line.probabilities
 
 
-def _write(prompts: Path | None, out: Path | None, said: Mapping[str, str]) -> int:
+async def _kept(settings: Settings, said: Iterable[str]) -> list[dict[str, Any]]:
+    """Return what the router has kept of the labelled requests. Where that cannot be read, it ends."""
+    from router.errors import Unavailable
+    from router.history.history import open_history
+
+    history = open_history(settings.data, settings.storage_url, 1, time.time)
+    found = []
+    try:
+        for name in said:
+            record = await history.store.one(name) if history is not None else None
+            words = await history.store.words(record.request_id) if history and record else None
+            if words is not None:
+                messages = [{"role": each.role, "content": each.text} for each in words.messages]
+                found.append({"request_id": name, "messages": messages})
+    except Unavailable as fault:
+        raise click.ClickException(fault.message) from None
+    finally:
+        if history is not None:
+            await history.close()
+    return found
+
+
+def _write(words: Iterable[Mapping[str, Any]], out: Path, said: Mapping[str, str]) -> int:
     """Write the labelled ones of the kept prompts, for their owner's eyes only; returns how many."""
-    if prompts is None or out is None:
-        return 0
     from router.classifier.examples import DataFault, read_examples
 
     kept = [
         {key: record[key] for key in ("text", "messages", "lang") if key in record}
         | {"label": said[record["request_id"]], "source": record.get("source") or SOURCE}
-        for _, record in _records(prompts)
+        for record in words
         if record["request_id"] in said
     ]
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

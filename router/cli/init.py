@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from router.address import origin_at
 from router.cli.init_clients import CONTEXT_TOKENS, OUTPUT_TOKENS, UNUSED_KEY, Client, Values, clients, places
 from router.cli.init_files import Change, agreed, read, write
 from router.cli.init_found import Found, ask, is_local, origin_of
@@ -40,11 +41,11 @@ class _Wish:
 
 @click.command()
 @click.argument("client", required=False, type=click.Choice(_NAMES))
+@click.option("--url", help="Address of the router; default: the one set here, else http://127.0.0.1:8402.")
 @click.option(
-    "--url", help="Address of the router; default that of the settings here, http://127.0.0.1:8402."
+    "--key", help="API key for the client; default: the one already in its file, or none in open access."
 )
-@click.option("--key", help="API key for the client; default the one its file has, or none in open access.")
-@click.option("--credit", type=USD, help="Make a key with this much credit, in USD, in the storage here.")
+@click.option("--credit", type=USD, help="Make a key with this much credit (USD) in the database here.")
 @click.option("--plugin", is_flag=True, help="openclaw: use its bundled clawrouter plugin instead.")
 @click.option("--file", type=click.Path(path_type=Path), help="The client's settings file.")
 @click.option("--print", "print_only", is_flag=True, help="Print the settings and write nothing.")
@@ -65,11 +66,11 @@ def init(
     config: Path | None,
     data: Path | None,
 ) -> None:
-    """Connect a CLIENT to the router, or begin a catalog of your own.
+    """Connect a CLIENT to the router, or begin your own catalog.
 
-    With a CLIENT its settings file gets what it needs; your other settings and comments stay. An existing
-    file is shown as a diff, asked for, and copied to FILE.bak-TIME first. Without one, models_catalog/ and
-    router.toml are written into this folder.
+    With a CLIENT, what it needs is added to its settings file; your other settings and comments stay. Of an
+    existing file you see the diff and are asked first, and a copy is kept as FILE.bak-TIME. Without a CLIENT,
+    models_catalog/ and router.toml are written into this folder.
     """
     now = datetime.now(UTC)
     if client is None:
@@ -84,14 +85,12 @@ def init(
     if key and credit is not None:
         raise click.UsageError("--key is a key that exists, --credit makes a new one: give one of them")
     chosen = clients()["openclaw-plugin" if plugin else client]
-    if chosen.refusal:
-        raise click.ClickException(chosen.refusal)
     if file and len(chosen.files) > 1:
         names = ", ".join(part.template for part in chosen.files)
         raise click.UsageError(f"{client} has several files ({names}): --file names only one")
     settings = settings_of(config, data=data)
     try:
-        origin = origin_of(url or _origin(settings))
+        origin = origin_of(url or origin_at(settings.host, settings.port))
         if credit is not None and not is_local(origin):
             raise ValueError(f"--credit makes keys in this machine's storage, not at {origin}: pass --key")
         wish = _Wish(chosen, origin, key, credit, file, settings)
@@ -101,13 +100,6 @@ def init(
             _write(wish, dry_run=dry_run, yes=yes, now=now)
     except ValueError as fault:
         raise click.ClickException(str(fault)) from None
-
-
-def _origin(settings: Settings) -> str:
-    host = settings.host
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared only
-        host = "127.0.0.1"
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _print(wish: _Wish) -> None:
@@ -148,6 +140,8 @@ def _write(wish: _Wish, *, dry_run: bool, yes: bool, now: datetime) -> None:
         except OSError as fault:
             raise click.ClickException(f"{change.path} cannot be written: {fault}") from None
         click.echo(f"Wrote {change.path}{f' (before: {kept.name})' if kept else ''}.")
+        if values.key != UNUSED_KEY and values.key in change.after and change.path.stat().st_mode & 0o077:
+            click.echo(f"Others on this machine can read the key in it: chmod 600 {change.path}", err=True)
     click.echo(f"\n{wish.client.title} uses {wish.origin}.\n{wish.client.next}")
 
 

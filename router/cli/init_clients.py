@@ -18,6 +18,7 @@ import yaml
 
 from router.cli.init_json import Json
 from router.cli.init_merge import Form, merged, value_at
+from router.cli.init_toml import Toml
 from router.cli.init_yaml import Env, Yaml
 
 UNUSED_KEY = "unused"
@@ -26,7 +27,7 @@ UNUSED_KEY = "unused"
 CONTEXT_TOKENS = 128_000
 OUTPUT_TOKENS = 8_192
 
-_FORMS: Mapping[str, Form] = {"json": Json(), "yaml": Yaml(), "env": Env()}
+_FORMS: Mapping[str, Form] = {"json": Json(), "yaml": Yaml(), "env": Env(), "toml": Toml()}
 _SAFE = re.compile(r"[!-~]+")
 _UNSAFE = re.compile(r"[\"'\\#$`{}<>]")
 
@@ -98,18 +99,19 @@ class ClientFile:
     def _decoded(self, text: str) -> Any:
         if self.form == "yaml":
             return yaml.safe_load(text)
+        if self.form == "toml":
+            return tomllib.loads(text)
         return json.loads(text) if self.form == "json" else value_at(text, (), _FORMS["env"])
 
 
 @dataclass(frozen=True)
 class Client:
-    """A program that can use the router; a `refusal` says why it cannot."""
+    """A program that can use the router."""
 
     name: str
     title: str
     files: tuple[ClientFile, ...]
     next: str
-    refusal: str
 
 
 @cache
@@ -131,7 +133,6 @@ def clients() -> Mapping[str, Client]:
                 for file in entry.get("files", ())
             ),
             entry.get("next", "").strip(),
-            entry.get("refusal", "").strip(),
         )
         for name, entry in table.items()
     }

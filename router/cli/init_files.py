@@ -50,7 +50,11 @@ def read(path: Path) -> str | None:
             return file.read()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as fault:
+    except UnicodeDecodeError:
+        raise click.ClickException(
+            f"{path} is not UTF-8, so it was left alone: save it as UTF-8 and do this again"
+        ) from None
+    except OSError as fault:
         raise click.ClickException(f"{path} cannot be read: {fault}") from None
 
 

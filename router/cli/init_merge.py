@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 IDENTITIES = ("id", "model_id", "name")
 _MOST_EDITS = 200
+_BOM = "\ufeff"
+_KINDS = {list: "a list", str: "a text", int: "a number", float: "a number"}
 
 
 class CannotMerge(Exception):
@@ -53,11 +55,17 @@ class Form(Protocol):
 def merged(text: str, wanted: Any, form: Form) -> str:
     """Return the text with everything that `wanted` says in it; unchanged where it says so already.
 
-    Mappings are merged by key, lists of mappings by their id or name; anything else is replaced. Raises
-    CannotMerge.
+    Mappings are merged by key, lists of mappings by their id or name; anything else is replaced. A byte order
+    mark stays. Raises CannotMerge.
     """
-    for _ in range(_MOST_EDITS):
-        root = form.parse(text)
+    if text.startswith(_BOM):
+        return _BOM + merged(text.removeprefix(_BOM), wanted, form)
+    for edits in range(_MOST_EDITS):
+        root = _parsed(text, form, edits)
+        if root is not None and isinstance(wanted, Mapping) and root.members is None:
+            raise CannotMerge(
+                f"it holds {_KINDS.get(type(root.value), 'a value')}, where names with values belong"
+            )
         if root is None:
             return (
                 text + form.new(wanted) if not text or text.endswith("\n") else f"{text}\n{form.new(wanted)}"
@@ -69,9 +77,20 @@ def merged(text: str, wanted: Any, form: Form) -> str:
     raise CannotMerge("its form keeps changing as it is edited")
 
 
+def _parsed(text: str, form: Form, edits: int) -> Node | None:
+    try:
+        return form.parse(text)
+    except CannotMerge:
+        if not edits:
+            raise
+        raise CannotMerge(
+            "it has a form that cannot be edited in place, such as an anchor or a block of text"
+        ) from None
+
+
 def value_at(text: str, path: Sequence[str | int], form: Form) -> Any:
     """Return what the text says at a path of keys and indexes, None where it says nothing."""
-    node = form.parse(text)
+    node = form.parse(text.removeprefix(_BOM))
     for step in path:
         if node is None:
             return None

@@ -39,7 +39,8 @@ class Yaml:
             indent = len(text[line_start:]) - len(text[line_start:].lstrip(" ")) + _STEP
             rest = text[_line_end(text, node.end) :]
             return f"{text[: node.start].rstrip(' ')}\n{_block(value, indent)}{rest}"
-        return text[: node.start] + _scalar(value) + text[node.end :]
+        end = node.end - (text[node.end - 1 : node.end] == "\n")  # a block of text ends behind its last line
+        return text[: node.start] + _scalar(value) + text[end:]
 
     def add_member(self, text: str, node: Node, key: str, value: Any) -> str:
         """Add a member after the last one."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +19,7 @@ from router.access.described import described, state_of, usd_number
 from router.access.keys import ApiKey, Keys, NewKey
 from router.catalog.snapshot import Limits
 from router.cli.ledger import with_storage
-from router.cli.options import config_option, data_option, settings_of
+from router.cli.options import config_option, data_option, settings_of, table_console
 from router.ledger.accounts import Account
 from router.ledger.engines import has_storage
 from router.ledger.ledger import Storage
@@ -66,7 +65,7 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", required=True, help="Who or what uses the key.")
-@click.option("--credit", type=USD, help="Prepaid credit in USD; without it open access needs none.")
+@click.option("--credit", type=USD, help="Prepaid credit in USD; open access works without any.")
 @click.option("--rpm", type=click.IntRange(1), help="Requests a minute.")
 @click.option("--tpm", type=click.IntRange(1), help="Tokens a minute.")
 @click.option("--concurrency", type=click.IntRange(1), help="Requests at once.")
@@ -152,7 +151,7 @@ def list_(as_json: bool, config: Path | None, data: Path | None) -> None:
             state_of(key, now),
         )
         table.add_row(*(Text(cell) for cell in cells))
-    Console().print(table)
+    table_console().print(table)
     click.echo('Credit and spent are USD; "-" needs no credit in open access.')
 
 
@@ -160,7 +159,7 @@ def list_(as_json: bool, config: Path | None, data: Path | None) -> None:
 @click.argument("key_id", metavar="ID")
 @click.argument("usd", type=USD)
 @click.option(
-    "--id", "--reference", "reference", help="Your id of the payment; the same one again adds nothing."
+    "--id", "--reference", "reference", help="Your id for the payment; the same id again adds nothing."
 )
 @json_option
 @config_option

@@ -1,4 +1,4 @@
-"""`router ledger`: hand the books out, and check them."""
+"""`router ledger`: export the books, check them, fold old requests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 import msgspec
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from router.cli.options import config_option, data_option, settings_of, working
+from router.cli.options import config_option, data_option, settings_of, table_console, working
 from router.errors import RouterError
 from router.ledger.engines import has_storage, open_storage
 from router.ledger.ledger import Storage
@@ -55,7 +54,7 @@ def with_storage(settings: Settings, work: Callable[[Storage], Awaitable[T]], *,
 
 @click.group()
 def ledger() -> None:
-    """Look into the books: every row, whether they are right, what wallets paid and owe."""
+    """Export, check and compact the books, payments included."""
 
 
 @ledger.command()
@@ -92,8 +91,8 @@ def check(config: Path | None, data: Path | None) -> None:
         click.echo(fault)
     if differences or faults:
         raise click.ClickException(
-            f"{len(differences) + len(faults)} differences: the database was changed by something else than"
-            " the router; stop the service and restore a backup"
+            f"{len(differences) + len(faults)} differences: something other than the router has changed the"
+            " database; stop the service and restore a backup"
         )
     click.echo(f"Every balance follows from the rows ({time.monotonic() - started_s:.2f} s).")
 
@@ -104,15 +103,15 @@ def check(config: Path | None, data: Path | None) -> None:
     required=True,
     type=click.DateTime(["%Y-%m-%d"]),
     metavar="DATE",
-    help="Requests that ended before this UTC day are folded; today at the latest.",
+    help="Fold the requests that ended before this UTC day; today at the latest.",
 )
 @config_option
 @data_option
 def rollup(before: datetime, config: Path | None, data: Path | None) -> None:
     """Fold old requests into daily sums.
 
-    One row a day, account and model is left of them; top-ups, wallet payments and every sum stay.
-    What a folded request cost is known no more: its receipt is gone. Export the rows first to keep them.
+    One row for each day, account and model replaces them; top-ups, wallet payments and every sum stay.
+    What a single folded request cost is lost, and its receipt with it: export the rows first to keep them.
     """
     if before.date() > datetime.now(UTC).date():
         raise click.ClickException("the day has not ended: --before takes today (UTC) or an earlier day")
@@ -140,7 +139,7 @@ async def _print_table(storage: Storage) -> None:
         table.add_column(title, overflow="fold")
     async for row in storage.books.rows():
         table.add_row(*_cells(row))
-    Console().print(table)
+    table_console().print(table)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from router.cli.options import config_option, data_option, settings_of
+from router.cli.terminal import wait_for_output_gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,7 @@ POLL_S = 0.25
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on with each request as it ends.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing requests as they end.")
 @click.option(
     "-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Requests to show."
 )
@@ -29,23 +29,25 @@ POLL_S = 0.25
 @data_option
 @config_option
 def logs(follow: bool, lines: int, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Show the last requests: who served them, tokens, cost, seconds; never prompts or answers."""
+    """Show the last requests: who served them, cost, seconds. Never prompts or answers."""
     from router.telemetry.decision_files import Follower
     from router.telemetry.decisions import FOLDER
 
     directory = settings_of(config, data=data).data / FOLDER
-    follower = Follower(directory)
-    last = follower.last(lines)
-    if not last and not follow and not directory.is_dir():
-        raise click.ClickException(
-            f"there are no requests in {directory}: `router serve` writes them as it serves, "
-            "unless ROUTER_DECISION_LOG_MIB is 0; name its folder with --data"
-        )
-    _print(last, as_json, lines)
-    with suppress(KeyboardInterrupt):
-        while follow:
-            _print(follower.poll(), as_json)
-            time.sleep(POLL_S)
+    with closing(Follower(directory)) as follower:
+        last = follower.last(lines)
+        if not last and not directory.is_dir():
+            said = (
+                f"there are no requests in {directory}: `router serve` writes them as it serves, "
+                "unless ROUTER_DECISION_LOG_MIB is 0; name its folder with --data"
+            )
+            if not follow:
+                raise click.ClickException(said)
+            click.echo(f"Waiting: {said}", err=True)
+        _print(last, as_json, lines)
+        with suppress(KeyboardInterrupt):
+            while follow and not wait_for_output_gone(POLL_S):
+                _print(follower.poll(), as_json)
 
 
 def _print(raw_lines: Iterable[bytes], as_json: bool, most: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from router.running import Sources
     from router.settings import Settings
+
+_PIPE_CELLS = 240
 
 config_option = click.option(
     "--config",
@@ -29,13 +34,16 @@ data_option = click.option(
 
 
 def settings_of(config: Path | None, **flags: Any) -> Settings:
-    """Load the settings; a wrong one ends the command with its name and the fix."""
+    """Load the settings; a wrong one ends the command with its place, its name and the fix."""
     from router.settings import SettingsError, load_settings
 
     try:
         return load_settings(config, **flags)
     except SettingsError as fault:
-        raise click.ClickException(str(fault)) from None
+        from router.doctor.configuration import placed
+
+        asked = {name for name, value in flags.items() if value is not None}
+        raise click.ClickException("\n".join(placed(fault, config, os.environ, asked))) from None
 
 
 def catalog_directory(settings: Settings) -> Path:
@@ -80,6 +88,14 @@ def unpayable_in(directory: Path) -> str | None:
         return None
     settings = settings_of(None)
     return unpayable(settings, settings.data)
+
+
+def table_console() -> Console:
+    """Return standard output for tables: a pipe has no width, and no id in it may break for grep."""
+    from rich.console import Console
+
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=_PIPE_CELLS if wide else None)
 
 
 @contextmanager

@@ -19,14 +19,16 @@ from router.ledger.rows import utc_text
 
 
 @ledger.command()
-@click.option("--all", "everything", is_flag=True, help="Also those that are in order or still run.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Include payments that are in order or still running."
+)
 @config_option
 @data_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, amounts in nano-USD.")
 def payments(config: Path | None, data: Path | None, everything: bool, as_json: bool) -> None:
     """List what was served and not paid, or paid and not served.
 
-    Each wallet payment comes with what to do about it.
+    Each wallet payment is shown with what to do about it.
     """
     encoder = msgspec.json.Encoder()
     count = 0
@@ -57,8 +59,8 @@ def payments(config: Path | None, data: Path | None, everything: bool, as_json: 
 def forgive(payment: str, config: Path | None, data: Path | None) -> None:
     """Write off what a wallet owes; it is served again.
 
-    The payment's request id or key stands in `router ledger payments`. Only one that failed, or of which
-    nobody could learn what became of it, can be written off.
+    `router ledger payments` shows the payment's request id and key. Only a payment that failed, or whose
+    outcome nobody could learn, can be written off.
     """
 
     async def write_off(storage: Storage) -> tuple[Payment, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +20,7 @@ from router.cli.options import (
     data_option,
     faults_shown,
     settings_of,
+    table_console,
 )
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ _UNROUTABLE_SHOWN = 5
 def replay(
     since: str, mode: Mode | None, as_json: bool, catalog: Path | None, data: Path | None, config: Path | None
 ) -> None:
-    """Decide the logged requests again: who moves, cost and seconds before and after.
+    """Decide the logged requests again: who moves, at what cost.
 
     On the catalog that made them, every decision must come out the same bit for bit (exit 1 when one does
-    not). On an edited one (--catalog DIR), costs are those of the tokens that were really used.
+    not). On an edited one (--catalog DIR), costs are for the tokens that were really used.
     """
     import msgspec
 
@@ -238,11 +238,9 @@ def _tally(tally: Tally) -> dict[str, Any]:
 
 
 def _show(report: Report, said: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    # Not a terminal: wide enough that no cell is cut for grep and the like.
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=200)
+    console = table_console()
     total = report.total
     console.print(
         f"{total.requests:,} requests since {said['since']:%Y-%m-%d %H:%M} UTC on {said['catalog']}"

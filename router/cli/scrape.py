@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -44,11 +45,15 @@ def scrape(address: str, at_s: float) -> Scrape:
     """Ask the router at an address such as http://127.0.0.1:8402. Raises Unreachable."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or parts.hostname is None:
-        raise Unreachable(f"{address} is no address: write it as http://127.0.0.1:8402")
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # half a bracket, a port beyond 65535
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise Unreachable(f"{address} is no address: write it as http://127.0.0.1:8402 or http://[::1]:8402")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=ASK_S)
+    connection = kind(host, port, timeout=ASK_S)
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}/metrics")
         answer = connection.getresponse()
@@ -62,6 +67,11 @@ def scrape(address: str, at_s: float) -> Scrape:
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
+    except ssl.SSLError as fault:
+        raise Unreachable(
+            f"{address} and this command do not agree on TLS: {fault.reason}; the router itself speaks plain"
+            " HTTP: name it as http://127.0.0.1:8402, or a proxy whose certificate is trusted here"
+        ) from fault
     except (OSError, http.client.HTTPException, ValueError) as fault:
         raise Unreachable(f"no router answers at {address}: {fault}; start it with `router serve`") from fault
     finally:

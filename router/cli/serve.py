@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from router.address import bound, place, trouble
 from router.cli.options import (
     catalog_directory,
     catalog_option,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from router.settings import Settings
 
 _BACKLOG = 2_048
+_log = logging.getLogger("router.serve")
 
 
 @click.command()
@@ -59,7 +62,7 @@ def serve(
     demo: bool | None,
     insecure_open: bool | None,
 ) -> None:
-    """Serve the OpenAI API; without any key, file or network the built-in demo answers.
+    """Serve the OpenAI API. Without any key, file or network the built-in demo answers.
 
     Everything else is set by ROUTER_... variables or router.toml, which the README lists: keys and databases,
     limits, selling to wallets (ROUTER_X402_PAY_TO, ROUTER_MPP_SECRET) and paying upstreams
@@ -77,12 +80,36 @@ def serve(
         demo=demo,
         insecure_open=insecure_open,
     )
+    _begin_log(settings)
+    try:
+        _serve(settings)
+    except click.ClickException as fault:
+        if settings.log == "text":
+            raise
+        _log.error("%s", fault.format_message())  # every line is JSON, the last one too
+        raise SystemExit(fault.exit_code) from None
+
+
+def _begin_log(settings: Settings) -> None:
+    """Open the log, and say in it which variables look like settings and are none: else nobody would."""
+    import os
+
+    from router.settings import unknown_variables
+    from router.telemetry.log import configure_logging
+
+    configure_logging(settings.log)
+    for name, fix in unknown_variables(os.environ).items():
+        _log.warning("%s is no setting and does nothing: %s", name, fix)
+
+
+def _serve(settings: Settings) -> None:
     running = _running_catalog(settings)
     # Several workers have listening sockets of their own; what has listened once could not be theirs.
     listener = _listen(settings.host, settings.port, listens=settings.workers == 1)
     click.echo(_banner(settings, running, listener.getsockname()[1]))
     _try_storage(settings)
     _try_selling(settings)
+    _tell_of_others(settings)
     if settings.workers > 1:
         raise SystemExit(_supervise(settings, listener))
     _run(settings, running, listener)
@@ -100,19 +127,11 @@ def _running_catalog(settings: Settings) -> RunningCatalog:
 
 def _listen(host: str, port: int, *, listens: bool) -> socket.socket:
     """Bind before anything is printed, so that the printed address is true."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY on what it accepts; else small writes wait 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-        if listens:
-            listener.listen(_BACKLOG)
+        listener = bound(host, port, _BACKLOG if listens else None)
     except OSError as fault:
-        listener.close()
-        raise click.ClickException(
-            f"cannot listen on {host}:{port}: {fault.strerror}. Another router may run there; use --port."
-        ) from None
+        said, fix = trouble(fault, port)
+        raise click.ClickException(f"cannot listen on {place(host, port)}: {said}; {fix}") from None
     return listener
 
 
@@ -129,6 +148,26 @@ def _try_storage(settings: Settings) -> None:
         raise click.ClickException(error.message) from None
 
 
+def _tell_of_others(settings: Settings) -> None:
+    """Say in the log where another service has this folder and each would count limits alone.
+
+    It is no fault: whoever changes versions without a gap runs two for a moment, and money is exact.
+    """
+    from router.ledger.owners import living
+
+    others = living(settings.data)
+    if others and settings.redis_url is None:
+        _log.warning(
+            "another router serves from the folder %s (%d process%s): credit, keys and payments stay exact,"
+            " but each counts limits alone: both together let twice as much through. Stop one, give one"
+            " a folder of its own (--data, ROUTER_DATA), or set ROUTER_SHARED_URL at both; for more processes"
+            " at one address there is --workers",
+            settings.data,
+            others,
+            "es" if others > 1 else "",
+        )
+
+
 def _try_selling(settings: Settings) -> None:
     """End the command with the fix where wallet payments are switched on and could never be settled."""
     import asyncio
@@ -142,14 +181,12 @@ def _try_selling(settings: Settings) -> None:
     except (SettingsError, ValueError) as fault:
         raise click.ClickException(str(fault)) from None
     if warning is not None:
-        click.echo(warning, err=True)
+        _log.warning("%s", warning)
 
 
 def _run(settings: Settings, running: RunningCatalog, listener: socket.socket) -> None:
     from router.cli.server import accepting, server_of
-    from router.telemetry.log import configure_logging
 
-    configure_logging(settings.log)
     server = server_of(settings, running)
     server.run(sockets=accepting(listener))
     if not server.started:
@@ -163,13 +200,11 @@ def _supervise(settings: Settings, bound: socket.socket) -> int:
 
     import uvloop
 
-    from router.telemetry.log import configure_logging
     from router.workers.supervisor import Listeners, Supervisor
 
-    configure_logging(settings.log)
-
     def command(pair: int, listener: int) -> list[str]:
-        return [sys.executable, *_module_path(), "-m", "router.cli.worker", str(pair), str(listener)]
+        worker = [sys.executable, *_module_path(), "-m", "router.cli.worker", str(pair), str(listener)]
+        return [*_deaf_to_ctrl_c(), *worker]
 
     async def run() -> int:
         supervisor = Supervisor(
@@ -185,6 +220,19 @@ def _supervise(settings: Settings, bound: socket.socket) -> int:
     return uvloop.run(run())
 
 
+def _deaf_to_ctrl_c() -> list[str]:
+    """Return the head of a command that leaves a terminal's SIGINT alone until it asks for it.
+
+    A terminal sends it to every process, and Python that is only starting would answer with a traceback. The
+    supervisor ends its workers by SIGTERM. Only what is ignored when a program begins is ignored by Python,
+    and libuv, which starts the workers, takes every other way of saying so back.
+    """
+    import shutil
+
+    shell = shutil.which("sh")
+    return [] if shell is None else [shell, "-c", 'trap "" INT; exec "$@"', "sh"]
+
+
 def _module_path() -> list[str]:
     """Return Python's flag that keeps a folder `router` here from standing in for the installed package."""
     import router
@@ -194,6 +242,9 @@ def _module_path() -> list[str]:
 
 
 def _banner(settings: Settings, running: RunningCatalog, port: int) -> str:
-    from router.cli.banner import banner
+    from datetime import UTC, datetime
 
-    return banner(settings, running.current, catalog_directory(settings), port)
+    from router.cli.banner import banner, banner_line
+
+    found = settings, running.current, catalog_directory(settings), port
+    return banner(*found) if settings.log == "text" else banner_line(*found, datetime.now(UTC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import resource
 import signal
@@ -38,6 +39,19 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._link is not None and self.started:
             self._link.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; asked a second time by Ctrl-C, cut what runs, and still settle it and close the books.
+
+        uvicorn alone would leave the application in the middle of that: a traceback, and its holds open.
+        """
+        await super().shutdown(sockets)
+        if self.force_exit:
+            running = tuple(self.server_state.tasks)
+            for task in running:
+                task.cancel("asked a second time to stop")
+            await asyncio.gather(*running, return_exceptions=True)
+            await self.lifespan.shutdown()
 
 
 def server_of(
@@ -97,5 +111,11 @@ def _prepare_process() -> None:
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End the process well: to be asked to stop is not a fault."""
+    """End the process well: to be asked to stop is not a fault.
+
+    Whoever asks again while the loop is taken down (`uv run` passes on what the terminal sends as well) would
+    only have a traceback of it.
+    """
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wanted, signal.SIG_IGN)
     raise SystemExit(0)

@@ -26,9 +26,9 @@ _TITLES = {"ttft_s": "s to the first token", "tok_s": "tokens a second"}
 @data_option
 @config_option
 def suggest(days: int, catalog: Path | None, data: Path | None, config: Path | None) -> None:
-    """Print a diff of the speeds that were measured, and the prices that are old.
+    """Print measured speeds as a catalog diff, and old prices.
 
-    Nothing is edited. To take the speeds: router suggest | patch -p1 -d models_catalog
+    Nothing is edited. To apply the speeds: router suggest | patch -p1 -d models_catalog
     """
     from router.cli.replay import load_assumed
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import select
+import errno
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from router.address import origin_at
 from router.cli.options import config_option, data_option, settings_of
 from router.cli.scrape import Between, Scrape, Unreachable, scrape
+from router.cli.terminal import HANG_UP, ended_by_signals, keys
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,78 +29,63 @@ WINDOW_S = 30.0
 RECENT = 12
 MODELS = 15
 NUSD_PER_USD = 1e9
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, never bound
 
 
 @click.command()
 @click.option("--address", help="The router; default http://127.0.0.1:8402, or as the settings say.")
 @click.option(
-    "--every", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between looks."
+    "--every", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds between updates."
 )
-@click.option("--once", is_flag=True, help="Print one view and end; what is no terminal gets that too.")
+@click.option(
+    "--once", is_flag=True, help="Print one view and exit; the default where the output is no terminal."
+)
 @data_option
 @config_option
 def top(address: str | None, every: float, once: bool, data: Path | None, config: Path | None) -> None:
-    """Show what a running router does: requests, models, times, money, what rests; q ends it.
+    """Show a running router live; q quits.
 
-    Rates and times are those of the last half minute. Recent requests come from the decision log in --data,
-    so they show on the router's own machine.
+    Requests, models, times, money, resting offers. Rates and times are those of the last half minute. Recent
+    requests are read from the decision log in --data, so they are shown on the router's own machine only.
     """
     from rich.console import Console
 
     settings = settings_of(config, data=data)
-    view = _View(address or _address(settings), settings, time.monotonic)
+    view = _View(address or origin_at(settings.host, settings.port), settings, time.monotonic)
     try:
-        view.look()
-        if once or not sys.stdout.isatty():
-            time.sleep(every)
+        with closing(view):
             view.look()
-            Console().print(view.drawn())
-            return
-        _live(view, every)
+            if once or not sys.stdout.isatty():
+                time.sleep(every)
+                view.look()
+                Console().print(view.drawn())
+                return
+            _live(view, every)
     except Unreachable as fault:
         raise click.ClickException(str(fault)) from None
 
 
-def _address(settings: Settings) -> str:
-    host = _ANYWHERE.get(settings.host, settings.host)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-
-
 def _live(view: _View, every_s: float) -> None:
+    try:
+        with suppress(KeyboardInterrupt), ended_by_signals():
+            _draw_until_q(view, every_s)
+    except OSError as fault:
+        if fault.errno != errno.EIO:
+            raise
+        raise SystemExit(HANG_UP) from None  # the terminal is gone, and nobody to tell
+
+
+def _draw_until_q(view: _View, every_s: float) -> None:
     from rich.live import Live
 
-    with suppress(KeyboardInterrupt), _keys() as pressed, Live(screen=True, auto_refresh=False) as live:
+    with keys() as pressed, Live(screen=True, auto_refresh=False) as live:
         while True:
             live.update(view.drawn(), refresh=True)
-            if pressed(every_s) == "q":
+            if pressed(every_s, b"q"):
                 return
             try:
                 view.look()
             except Unreachable as fault:  # it may be starting again
                 view.trouble = str(fault)
-
-
-@contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Give a function that waits for a key for some seconds; "" where none came, or none can."""
-    if not sys.stdin.isatty():
-        yield _no_key
-        return
-    import termios
-    import tty
-
-    before = termios.tcgetattr(sys.stdin)
-    try:
-        tty.setcbreak(sys.stdin)
-        yield lambda seconds: sys.stdin.read(1) if select.select([sys.stdin], [], [], seconds)[0] else ""
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-def _no_key(seconds: float) -> str:
-    time.sleep(seconds)
-    return ""
 
 
 class _View:
@@ -128,6 +115,11 @@ class _View:
             self._recent.extend(self._follower.last(RECENT)[-RECENT:])
         else:
             self._recent.extend(self._follower.poll())
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._follower is not None:
+            self._follower.close()
 
     def drawn(self) -> RenderableType:
         """Return the view."""
@@ -161,29 +153,30 @@ def _figures(seen: Between) -> Table:
     from rich.table import Table
 
     requests = seen.grown("router_requests_total")
-    good = seen.grown("router_requests_total", outcome="ok")
+    success = _success(seen)
     saved = seen.rate("router_saved_nusd_total") - seen.rate("router_overspent_nusd_total")
-    table = Table.grid(padding=(0, 3))
+    table = Table.grid(padding=(0, 2))  # eighty columns must do
     table.add_row(
         f"[bold]{requests / seen.seconds:.1f}[/] requests/s",
-        f"[bold]{good / requests:.1%}[/] ok" if requests else "[dim]no requests[/]",
+        f"[bold]{success:.1%}[/] success" if success is not None else "[dim]none ended[/]",
         f"[bold]{seen.new.sum('router_inflight'):.0f}[/] in progress",
         f"[bold]{seen.new.sum('router_waiting'):.0f}[/] waiting",
-        f"[bold]{_usd(seen.new.sum('router_ledger_held_nusd'))}[/] held",
+        f"[bold]{_usd(seen.new.sum('router_ledger_held_nusd'))}[/] USD held",
     )
     table.add_row(
-        f"charged [bold]{_usd(seen.rate('router_cost_nusd_total') * 3600)}[/]/h",
-        f"upstream [bold]{_usd(seen.rate('router_upstream_cost_nusd_total') * 3600)}[/]/h",
-        f"saved [bold]{_usd(saved * 3600)}[/]/h",
-        f"in all [bold]{_usd(seen.new.sum('router_cost_nusd_total'))}[/]",
-        f"[bold]{seen.new.sum('router_requests_total'):,.0f}[/] requests",
+        f"charged [bold]{_usd(seen.rate('router_cost_nusd_total') * 3600)}[/]",
+        f"upstream [bold]{_usd(seen.rate('router_upstream_cost_nusd_total') * 3600)}[/]",
+        f"saved [bold]{_usd(saved * 3600)}[/]",
+        "USD an hour",
+        f"[bold]{_usd(seen.new.sum('router_cost_nusd_total'))}[/] USD in all",
     )
     # Where nothing ended in the last half minute, the times are those of all requests before.
     times = seen if seen.grown("router_request_seconds_count") else Between(Scrape(0.0, {}), seen.new)
-    for title, name in (
-        ("whole", "router_request_seconds"),
-        ("first piece", "router_time_to_first_token_seconds"),
-        ("router's own", "router_overhead_seconds"),
+    in_all = f"[bold]{seen.new.sum('router_requests_total'):,.0f}[/] requests in all"
+    for title, name, beside in (
+        ("whole", "router_request_seconds", in_all),
+        ("first piece", "router_time_to_first_token_seconds", ""),
+        ("router's own", "router_overhead_seconds", ""),
     ):
         table.add_row(
             f"[dim]{title}[/]",
@@ -191,27 +184,40 @@ def _figures(seen: Between) -> Table:
                 f"p{share:.0%}".rstrip("%") + f" [bold]{_time(times.quantile(share, name))}[/]"
                 for share in (0.5, 0.95, 0.99)
             ),
+            beside,
         )
     return table
+
+
+def _success(seen: Between, **labels: str) -> float | None:
+    """Return the share that was served of all that should have been, None of nothing."""
+    from router.history.record import group_of
+
+    name = "router_requests_total"
+    sums = Counter[str]()
+    for outcome in seen.new.values(name, "outcome"):
+        sums[group_of(outcome)] += int(seen.grown(name, outcome=outcome, **labels))
+    counted = sums["served"] + sums["failed"]
+    return sums["served"] / counted if counted else None
 
 
 def _models(seen: Between) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
-    for title in ("req/s", "ok", "running", "tokens/s", "USD/h", "requests", "USD"):
-        table.add_column(title, justify="right")
+    for title in ("req/s", "success", "runs", "tok/s", "USD/h", "requests", "USD"):
+        table.add_column(title, justify="right", no_wrap=True)
     models = seen.new.values("router_requests_total", "model") | seen.new.values("router_inflight", "model")
     ranked = sorted(models - {"none"}, key=lambda m: (-seen.new.sum("router_requests_total", model=m), m))
     for model in ranked[:MODELS]:
         requests = seen.grown("router_requests_total", model=model)
-        good = seen.grown("router_requests_total", model=model, outcome="ok")
+        success = _success(seen, model=model)
         table.add_row(
             model,
             f"{requests / seen.seconds:.1f}",
-            f"{good / requests:.0%}" if requests else "",
+            "" if success is None else f"{success:.0%}",
             f"{seen.new.sum('router_inflight', model=model):.0f}",
             f"{seen.rate('router_tokens_total', model=model):,.0f}",
             _usd(seen.rate("router_cost_nusd_total", model=model) * 3600),
@@ -246,9 +252,7 @@ def _recent(lines: deque[bytes], data: Path) -> Iterator[RenderableType]:
 
 
 def _usd(nusd: float) -> str:
-    return (
-        f"{nusd / NUSD_PER_USD:,.4f} USD" if abs(nusd) < NUSD_PER_USD else f"{nusd / NUSD_PER_USD:,.2f} USD"
-    )
+    return f"{nusd / NUSD_PER_USD:,.4f}" if abs(nusd) < NUSD_PER_USD else f"{nusd / NUSD_PER_USD:,.2f}"
 
 
 def _time(seconds: float | None) -> str:

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--make", is_flag=True, help="Make the key if there is none, to have an address to fund.")
+@click.option(
+    "--make", is_flag=True, help="Make a key if there is none, so that there is an address to fund."
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 @config_option
 @data_option
 def wallet(make: bool, as_json: bool, config: Path | None, data: Path | None) -> None:
-    """Show the wallet that pays upstreams: address, balances, caps, what it has spent.
+    """Show the wallet that pays upstreams: address, caps, spent.
 
     It pays providers whose file says pays = "x402" or "mpp", in USDC, within ROUTER_WALLET_CAP_REQUEST_USD
     and ROUTER_WALLET_CAP_DAY_USD. Its key is ROUTER_WALLET_KEY, else wallet.key in the data folder. Balances

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ from router.settings import Settings
 from router.telemetry.log import configure_logging
 from router.workers.link import Link
 
+_log = logging.getLogger("router.worker")
+
 
 def main() -> None:
     """Serve on the listener whose descriptor is the second argument; the first is that of the socket pair."""
@@ -28,7 +31,7 @@ def main() -> None:
     try:
         uvloop.run(_work(pair, listener))
     except click.ClickException as fault:
-        fault.show()
+        _log.error("%s", fault.format_message())
         sys.exit(1)
     except ConnectionError:
         sys.exit("the supervisor ended before this worker could begin")

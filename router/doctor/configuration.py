@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from router.address import place
 from router.doctor.finding import Finding, failure, note, ok, warning
-from router.settings import DEFAULT_CONFIG, Settings, SettingsError, load_settings
+from router.settings import (
+    DEFAULT_CONFIG,
+    ENV_PREFIX,
+    Settings,
+    SettingsError,
+    load_settings,
+    unknown_variables,
+)
 
 LEAST_ADMIN_KEY = 16
-_PREFIX = "ROUTER_"
-_NAMED = re.compile(r"([a-z][a-z0-9_]*)[ .(:]")
+_NAMED = re.compile(r"([a-zA-Z][a-zA-Z0-9_]*)[ .(:]")
 
 
 def read(
@@ -24,39 +30,44 @@ def read(
     try:
         settings = load_settings(config, data=data, catalog=catalog)
     except SettingsError as fault:
-        lines = str(fault).splitlines()
-        return None, [
-            failure("settings", _where(line, file, environ) + line, _fix(line, file)) for line in lines
-        ]
-    given = sorted(name for name in environ if name.startswith(_PREFIX) and _is_setting(name))
+        lines = zip(str(fault).splitlines(), placed(fault, config, environ), strict=True)
+        return None, [failure("settings", said, _fix(line, file)) for line, said in lines]
+    given = sorted(name for name in environ if name.startswith(ENV_PREFIX) and _is_setting(name))
     said = [str(file)] if file.is_file() else []
     said += [f"{len(given)} in the environment"] if given else []
     return settings, [ok("settings", ", ".join(said) or "all are at their defaults"), *_unknown(environ)]
 
 
 def _is_setting(name: str) -> bool:
-    return name.removeprefix(_PREFIX).lower() in Settings.model_fields
+    return name.removeprefix(ENV_PREFIX).lower() in Settings.model_fields
 
 
 def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Find variables that look like settings and are none: pydantic passes over them without a word."""
-    known = [_PREFIX + name.upper() for name in Settings.model_fields]
-    for name in sorted(environ):
-        if name.startswith(_PREFIX) and not _is_setting(name):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            fix = f"did you mean {near[0]}? Else unset it" if near else "unset it"
-            yield warning("settings", f"{name} is no setting and does nothing", fix)
+    for name, fix in unknown_variables(environ).items():
+        yield warning("settings", f"{name} is no setting and does nothing", fix)
 
 
-def _where(line: str, file: Path, environ: Mapping[str, str]) -> str:
+def placed(
+    fault: SettingsError, config: Path | None, environ: Mapping[str, str], flags: Iterable[str] = ()
+) -> list[str]:
+    """Return the lines of a fault, each with the file and line, or the environment, that it comes from.
+
+    `flags` are the settings that the command line gave, which are where nothing else says so.
+    """
+    file = config or DEFAULT_CONFIG
+    return [_where(line, file, environ, flags) + line for line in str(fault).splitlines()]
+
+
+def _where(line: str, file: Path, environ: Mapping[str, str], flags: Iterable[str]) -> str:
     """Return `file:line: ` of the setting that a line names, or where else its value comes from."""
     match = _NAMED.match(line)
-    if match is None:
+    if match is None or match[1] in flags:
         return ""
-    if _PREFIX + match[1].upper() in environ:
+    if ENV_PREFIX + match[1].upper() in environ:
         return "environment: "
     try:
-        rows = file.read_text().splitlines()
+        rows = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         return ""
     named = re.compile(rf"\s*\[?{match[1]}\b")
@@ -72,9 +83,27 @@ def _fix(line: str, file: Path) -> str:
     return f"correct {match[1]}; `router serve --help` and docs/operations.md list the settings"
 
 
+def kept_words(settings: Settings) -> Iterator[Finding]:
+    """Say that prompts are kept, where they are: nobody should learn it by chance."""
+    if not settings.keep_prompts:
+        return
+    if settings.history_requests:
+        yield warning(
+            "privacy",
+            "prompts and answers are kept in the history, for the page Requests",
+            "tell those who use the router; unset ROUTER_KEEP_PROMPTS to keep no more of them",
+        )
+    else:
+        yield warning(
+            "privacy",
+            "ROUTER_KEEP_PROMPTS keeps nothing, since ROUTER_HISTORY_REQUESTS is 0",
+            "set ROUTER_HISTORY_REQUESTS, or unset ROUTER_KEEP_PROMPTS",
+        )
+
+
 def access(settings: Settings) -> Iterator[Finding]:
     """Check who may spend the operator's money."""
-    where = f"{settings.host}:{settings.port}"
+    where = place(settings.host, settings.port)
     if settings.asks_for_key:
         yield ok("access", f"paid on {where}: an API key with credit is asked for")
     elif settings.loopback:
@@ -146,7 +175,7 @@ def permissions(settings: Settings, config: Path | None) -> list[Finding]:
 
 def _has_secret(file: Path) -> bool:
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
     return re.search(r"^\s*\w*(?:_key|_url|_secret|_headers|_rpc)\s*=", text, re.MULTILINE) is not None

@@ -32,8 +32,9 @@ def examine(
         directory = settings.catalog or directory
         yield from machine.tracing(settings)
         yield from configuration.access(settings)
+        yield from configuration.kept_words(settings)
         yield from configuration.permissions(settings, config)
-        yield from payments(settings.plain())
+        yield from payments(settings)
     snapshot, found = offers.catalog(directory, environ, now.date())
     yield from found
     if snapshot is not None:

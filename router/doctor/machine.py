@@ -16,9 +16,9 @@ from pathlib import Path
 
 from router import __version__
 from router.doctor.finding import Finding, failure, note, ok, warning
+from router.doctor.installed import DISTRIBUTION, again
 from router.settings import Settings
 
-DISTRIBUTION = "llm-router"
 LEAST_PYTHON = (3, 11)
 # A request has two descriptors, the client's and the upstream's; the rest is databases, logs and listeners.
 FILES_A_REQUEST = 2
@@ -46,7 +46,7 @@ def packages(distribution: str = DISTRIBUTION) -> Finding:
         return note("packages", f"{distribution} runs from its sources and is not installed")
     wrong = [said for each in needed for said in _wrong(each)]
     if wrong:
-        return failure("packages", "; ".join(wrong), f"pip install --upgrade {distribution}")
+        return failure("packages", "; ".join(wrong), again())
     return ok("packages", f"all {sum(1 for each in needed if 'extra ==' not in each)} are installed")
 
 
@@ -55,7 +55,7 @@ def tracing(settings: Settings) -> Iterator[Finding]:
     if settings.otlp_endpoint is None:
         return
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
-        fix = "pip install 'llm-router[otel]', or unset ROUTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_ENDPOINT"
+        fix = f"{again('[otel]')}, or unset ROUTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_ENDPOINT"
         yield failure("tracing", f"{settings.otlp_endpoint} is set, OpenTelemetry is not installed", fix)
     else:
         yield ok("tracing", f"traces and metrics go to {settings.otlp_endpoint}")

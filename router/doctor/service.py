@@ -5,45 +5,38 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import socket
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from router import __version__
+from router.address import bound, place, reached_at, trouble
 from router.classifier.model import ARTEFACT, WEIGHTS_FILE, ArtefactFault, Classifier
 from router.doctor.finding import Finding, failure, note, ok, warning
-from router.doctor.machine import DISTRIBUTION
+from router.doctor.installed import DISTRIBUTION, again
 from router.settings import Settings
 
 ASK_S = 2.0
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, never bound
 
 
 def address(settings: Settings) -> Iterator[Finding]:
     """Check the address that `serve` would take."""
     host, port = settings.host, settings.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as fault:
-            yield from _taken(settings, fault)
-            return
-    yield ok("address", f"{host}:{port} is free" if port else "any free port")
+    try:
+        bound(host, port).close()
+    except OSError as fault:
+        yield from _taken(settings, fault)
+    else:
+        yield ok("address", f"{place(host, port)} is free" if port else "any free port")
 
 
 def _taken(settings: Settings, fault: OSError) -> Iterator[Finding]:
-    where = f"{settings.host}:{settings.port}"
+    where = place(settings.host, settings.port)
     found = _asked(settings, "/")
     if found is None or found[1].get("name") != "llm-router":
-        yield failure(
-            "address",
-            f"{where} cannot be taken: {fault.strerror}",
-            "stop what listens there, or choose another with --port or ROUTER_PORT",
-        )
+        said, fix = trouble(fault, settings.port)
+        yield failure("address", f"{where} cannot be taken: {said}", fix)
         return
     version = found[1].get("version")
     if version == __version__:
@@ -71,8 +64,7 @@ def _taken(settings: Settings, fault: OSError) -> Iterator[Finding]:
 
 def _asked(settings: Settings, path: str) -> tuple[int, dict[str, Any]] | None:
     """Return the status and the JSON of a page, None where none came."""
-    host = _ANYWHERE.get(settings.host, settings.host)
-    connection = http.client.HTTPConnection(host, settings.port, timeout=ASK_S)
+    connection = http.client.HTTPConnection(reached_at(settings.host), settings.port, timeout=ASK_S)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -90,7 +82,7 @@ def classifier(directory: Path = ARTEFACT) -> Finding:
         facts = Classifier.load(directory).facts
         digest = hashlib.sha256((directory / WEIGHTS_FILE).read_bytes())
     except (ArtefactFault, OSError) as fault:
-        return failure("classifier", str(fault), f"pip install --force-reinstall {DISTRIBUTION}")
+        return failure("classifier", str(fault), again())
     said = f"{facts['data']['rows']:,} examples, sha256 {digest.hexdigest()[:12]}"
     recorded = _recorded(directory)
     if recorded is None:
@@ -99,7 +91,7 @@ def classifier(directory: Path = ARTEFACT) -> Finding:
         return failure(
             "classifier",
             f"{said} is not what was packaged",
-            f"pip install --force-reinstall {DISTRIBUTION}, or keep your own outside the package",
+            f"{again()}; one of your own is better kept outside the package",
         )
     return ok("classifier", f"{said}, as packaged")
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from router.doctor.finding import Finding, failure, ok, warning
 from router.doctor.machine import existing
 from router.ledger.engines import has_storage
-from router.ledger.examine import Trouble, examine_postgres, examine_sqlite
+from router.ledger.examine import Newer, Trouble, examine_postgres, examine_sqlite
 from router.settings import Settings
+
+_UPGRADE = "upgrade this router, or restore the backup from before the newer one (docs/operations.md)"
 
 
 def database(settings: Settings) -> Finding:
@@ -18,9 +20,15 @@ def database(settings: Settings) -> Finding:
     if url is not None:
         try:
             return ok("database", examine_postgres(url))
+        except Newer as newer:
+            return failure("database", str(newer), _UPGRADE)
         except Trouble as trouble:
             fix = "start the server, or correct ROUTER_DATABASE_URL"
             return failure("database", str(trouble), fix)
+    if settings.data.exists() and not settings.data.is_dir():
+        return failure(
+            "database", f"{settings.data} is no folder", "name a folder with --data or ROUTER_DATA"
+        )
     if not has_storage(settings.data, None):
         folder = existing(settings.data)
         if os.access(folder, os.W_OK | os.X_OK):
@@ -32,6 +40,8 @@ def database(settings: Settings) -> Finding:
         )
     try:
         return ok("database", f"SQLite in {settings.data}: {', '.join(examine_sqlite(settings.data))}")
+    except Newer as newer:
+        return failure("database", str(newer), _UPGRADE)
     except Trouble as trouble:
         return failure(
             "database",

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from router.errors import Unavailable
 from router.history.figures import batch_of
 from router.history.record import Record
@@ -17,7 +19,8 @@ from router.ledger.ledger import Ledger
 FLUSH_S = 1.0
 FORGET_S = 60.0
 MOST_WAITING = 20_000
-BATCH = 2_000
+MOST_WORDS = 2_000
+BATCH = 500  # summed up between two turns of the loop: 2,000 would stop it for 4 ms
 _log = logging.getLogger("router.history")
 
 
@@ -37,7 +40,9 @@ class History:
         self._away = False
 
     def note(self, record: Record) -> None:
-        """Take a request that has ended."""
+        """Take a request that has ended; its words only while few wait, for they are large."""
+        if record.words is not None and len(self._waiting) >= MOST_WORDS:
+            record = replace(record, words=None)
         self._waiting.append(record)
 
     async def start(self) -> None:

@@ -37,6 +37,8 @@ class PostgresStore(Store):
                 await connection.execute("BEGIN")
                 if batch.records:
                     await connection.execute(_INSERT, *columns([*map(queries.values_of, batch.records)], 0))
+                if words := queries.words_of(batch.records):
+                    await connection.execute(_INSERT_WORDS, *columns(words, 0))
                 for table, rows in batch.rows().items():
                     if rows:
                         await connection.execute(_UPSERTS[table], *columns(sorted(rows), 0))
@@ -49,7 +51,8 @@ class PostgresStore(Store):
                 lowest, highest = await connection.fetchrow(queries.BOUNDS)
                 while highest is not None and lowest <= highest - keep_requests:
                     lowest = min(lowest + FORGET_ROWS, highest - keep_requests) + 1
-                    await connection.execute(queries.FORGET_REQUESTS, lowest - 1)
+                    for statement in (queries.FORGET_WORDS, queries.FORGET_REQUESTS):
+                        await connection.execute(statement, lowest - 1)
                 for step_s, kept_s in KEPT_S.items():
                     for statement in queries.FORGET_SUMS:
                         await connection.execute(statement, step_s, int(now_s) - kept_s)
@@ -71,7 +74,7 @@ class PostgresStore(Store):
 
 _TEXTS = {
     *("request_id", "client_request_id", "account", "outcome", "asked", "category", "model", "provider"),
-    *("baseline", "detail", "span"),
+    *("baseline", "detail", "span", "words"),
 }
 
 
@@ -83,6 +86,7 @@ def _insert(table: str, names: tuple[str, ...], clause: str) -> str:
 
 
 _INSERT = _insert("history_requests", queries.COLUMNS, "ON CONFLICT DO NOTHING")
+_INSERT_WORDS = _insert("history_words", ("request_id", "words"), "ON CONFLICT DO NOTHING")
 _UPSERTS = {
     table: _insert(table, keys + sums, queries.added(table)) for table, (keys, sums) in queries.TABLES.items()
 }

@@ -8,7 +8,8 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from router.history.record import NOT_OK, Attempt, Record, Why, Wish
+from router.history.record import ALL_FAILED, FAILED, NOT_OK, Attempt, Record, Why, Wish
+from router.history.words import Words
 
 COLUMNS = (
     *("request_id", "client_request_id", "ended_ms", "account", "outcome", "asked", "category", "model"),
@@ -48,12 +49,21 @@ CALLS = """
 SELECT provider, outcome, CAST(sum(calls) AS bigint), CAST(sum(ms) AS bigint)
 FROM history_calls WHERE step_s = $1 AND start_s >= $2 GROUP BY provider, outcome
 """
+RECENT_CALLS = """
+SELECT provider, model, outcome, CAST(sum(calls) AS bigint)
+FROM history_calls WHERE step_s = $1 AND start_s >= $2 GROUP BY provider, model, outcome
+"""
 NAMES = """
 SELECT DISTINCT category, model, outcome FROM history_figures WHERE step_s = 86400 AND start_s >= $1
 """
 SPENT = """
 SELECT start_s, model, requests, prompt_tokens, completion_tokens, charged_nusd
 FROM history_spent WHERE account = $1 AND start_s >= $2 ORDER BY start_s DESC, charged_nusd DESC
+"""
+WORDS = "SELECT words FROM history_words WHERE request_id = $1"
+# Before the requests themselves: what is read of a request that is gone are no words.
+FORGET_WORDS = """
+DELETE FROM history_words WHERE request_id IN (SELECT request_id FROM history_requests WHERE seq <= $1)
 """
 FORGET_REQUESTS = "DELETE FROM history_requests WHERE seq <= $1"
 FORGET_SUMS = [
@@ -70,6 +80,7 @@ class _Detail(Struct, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Detail).decode
+_decode_words = msgspec.json.Decoder(Words).decode
 
 
 def values_of(record: Record) -> tuple[Any, ...]:
@@ -107,6 +118,16 @@ def record_of(row: Sequence[Any]) -> Record:
     return Record(**made, attempts=told.attempts, why=told.why, seq=seq)
 
 
+def words_of(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return the words of requests as the columns hold them, of those that have any."""
+    return [(each.request_id, _encode(each.words).decode()) for each in records if each.words is not None]
+
+
+def words_read(text: str) -> Words:
+    """Return the words that were read."""
+    return _decode_words(text)
+
+
 def upsert(table: str) -> str:
     """Return the statement that adds one row of sums to a table."""
     keys, sums = TABLES[table]
@@ -138,7 +159,7 @@ def window(wish: Wish, low: int, high: int, limit: int) -> tuple[str, list[Any]]
     given = [
         (name, value)
         for name in ("account", "outcome", "model", "provider", "category")
-        if (value := cast(str | None, getattr(wish, name))) is not None and value != NOT_OK
+        if (value := cast(str | None, getattr(wish, name))) is not None and value not in (NOT_OK, ALL_FAILED)
     ]
     given.sort(key=lambda pair: pair[1] == "ok")  # which nearly all are
     for number, (name, value) in enumerate(given):
@@ -146,6 +167,9 @@ def window(wish: Wish, low: int, high: int, limit: int) -> tuple[str, list[Any]]
             parts.append(f"{name} IS NULL")
         else:
             narrow(f"{name} = {{}}" if number == 0 else f"coalesce({name}, '') = {{}}", value)
+    if wish.outcome == ALL_FAILED:
+        failed = sorted(FAILED)
+        narrow(f"coalesce(outcome, '') IN ({', '.join(['{}'] * len(failed))})", *failed)
     if wish.outcome not in (None, "ok"):
         parts.append("outcome <> 'ok'")  # so that the partial index is known to hold them
     if wish.since_ms is not None:
@@ -158,6 +182,12 @@ def window(wish: Wish, low: int, high: int, limit: int) -> tuple[str, list[Any]]
         f"SELECT seq, {_ALL} FROM history_requests WHERE {where} ORDER BY seq DESC LIMIT ${len(values)}",
         values,
     )
+
+
+def count(wish: Wish, low: int, high: int) -> tuple[str, list[Any]]:
+    """Return the query for how many requests of a wish have low <= seq < high."""
+    sql, values = window(wish, low, high, high - low)
+    return f"SELECT count(*) FROM ({sql}) AS found", values
 
 
 def by_id(begin: str, limit: int) -> tuple[str, list[Any]]:

@@ -8,17 +8,25 @@ from typing import Literal
 from msgspec import Struct
 
 from router.catalog.snapshot import Category
-from router.errors import RouterError
+from router.errors import CallerAtLimit, RouterError, UpstreamRefused
+from router.history.words import Words
 
-NOT_OK = "not-ok"
-"""As a wished outcome: any but "ok"."""
+NOT_OK, ALL_FAILED = "not-ok", "all-failed"
+"""As a wished outcome: any but "ok"; any of FAILED."""
 Group = Literal["served", "left", "refused", "failed"]
 GROUPS: tuple[Group, ...] = ("served", "left", "refused", "failed")
-"""What an outcome means: answered; the client left; the client's to mend (4xx); ours or an upstream's."""
+"""What an outcome means: answered; the client left; up to the caller, as its own limits; ours or upstream.
+
+Success, as the pages, `router top`, the dashboard and the alerts have it, is served / (served + failed): what
+was answered of all that should have been.
+"""
+SERVED = ("ok", "replayed")
 
 
 ABANDONED = "abandoned"
 """An attempt that was given up before it had answered: its client left, or the request's time was up."""
+INTERRUPTED = "interrupted"
+"""A request whose process died before it had ended."""
 BROKE = "broke"
 """An attempt that began to answer and did not end."""
 
@@ -79,6 +87,7 @@ class Record(Struct, frozen=True, gc=False):
 
     `asked` is the model that the client named. `baseline_nusd` is what the same tokens cost at the baseline
     model, None where nothing was billed or there is none. `seq` is the store's order, 0 before it is stored.
+    `words` are read by `Store.words` alone: here they are None but on the way into the store.
     """
 
     request_id: str
@@ -102,6 +111,7 @@ class Record(Struct, frozen=True, gc=False):
     baseline_nusd: int | None
     attempts: tuple[Attempt, ...] = ()
     why: Why | None = None
+    words: Words | None = None
     seq: int = 0
 
     @property
@@ -141,7 +151,7 @@ class Found(Struct, frozen=True):
 
 def group_of(outcome: str) -> Group:
     """Return what an outcome means; a name that no error of ours has is what an upstream calls a refusal."""
-    if outcome in ("ok", "replayed"):
+    if outcome in SERVED:
         return "served"
     if outcome == "client_gone":
         return "left"
@@ -149,11 +159,22 @@ def group_of(outcome: str) -> Group:
 
 
 def _failures(error: type[RouterError]) -> set[str]:
+    if issubclass(error, CallerAtLimit):
+        return set()
     mine = {error.name} if error.status >= 500 or error.status == 429 else set()
     return mine.union(*(_failures(each) for each in error.__subclasses__()))
 
 
-# Beside the tree's own: the names that are given to some of its errors where they are raised.
+# Beside the tree's own: the names that are given to some of its errors where they are raised. A refusal's
+# status is the upstream's 4xx, its class says none.
 FAILED = frozenset(
-    _failures(RouterError) | {"storage_unavailable", "upstream_rate_limited", "upstream_unavailable", "cut"}
-)
+    _failures(RouterError)
+    | {
+        "storage_unavailable",
+        "payments_unavailable",
+        "upstream_rate_limited",
+        "upstream_unavailable",
+        "cut",
+        INTERRUPTED,
+    }
+) - {UpstreamRefused.name}

@@ -23,6 +23,7 @@ from router.history.store import Rows, Store
 from router.ledger.sqlite import statements
 
 FILE = "history.db"
+_SCHEMA = ("0001_history.sql", "0002_words.sql")
 WAIT_MS = 5_000
 FORGET_ROWS = 5_000
 T = TypeVar("T")
@@ -80,11 +81,12 @@ class SqliteStore(Store):
         run.execute("PRAGMA journal_mode = WAL")
         run.execute("PRAGMA synchronous = NORMAL")
         run.execute("BEGIN IMMEDIATE")
-        if not run.execute("PRAGMA user_version").fetchone()[0]:
-            schema = resources.files("router.history") / "sqlite_schema" / "0001_history.sql"
+        version: int = run.execute("PRAGMA user_version").fetchone()[0]
+        for number, name in enumerate(_SCHEMA[version:], version + 1):
+            schema = resources.files("router.history") / "sqlite_schema" / name
             for statement in statements(schema.read_text("utf-8")):
                 run.execute(statement)
-            run.execute("PRAGMA user_version = 1")
+            run.execute(f"PRAGMA user_version = {number}")
         run.execute("COMMIT")
         self._write = run
         return run
@@ -94,6 +96,7 @@ class SqliteStore(Store):
         run.execute("BEGIN IMMEDIATE")
         try:
             run.executemany(_INSERT, map(queries.values_of, batch.records))
+            run.executemany(_INSERT_WORDS, queries.words_of(batch.records))
             for table, rows in batch.rows().items():
                 run.executemany(_UPSERTS[table], rows)
             run.execute("COMMIT")
@@ -106,7 +109,9 @@ class SqliteStore(Store):
         lowest, highest = run.execute(queries.BOUNDS).fetchone()
         more: bool = highest is not None and lowest <= highest - keep_requests
         if more:
-            run.execute(_own(queries.FORGET_REQUESTS), (min(lowest + FORGET_ROWS, highest - keep_requests),))
+            last = min(lowest + FORGET_ROWS, highest - keep_requests)
+            for statement in (queries.FORGET_WORDS, queries.FORGET_REQUESTS):
+                run.execute(_own(statement), (last,))
         for step_s, kept_s in KEPT_S.items():
             for statement in queries.FORGET_SUMS:
                 run.execute(_own(statement), (step_s, now_s - kept_s))
@@ -129,4 +134,5 @@ _INSERT = (
     f"INSERT INTO history_requests ({', '.join(queries.COLUMNS)})"
     f" VALUES ({', '.join('?' * len(queries.COLUMNS))}) ON CONFLICT DO NOTHING"
 )
+_INSERT_WORDS = "INSERT INTO history_words (request_id, words) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _UPSERTS = {table: _own(queries.upsert(table)) for table in queries.TABLES}

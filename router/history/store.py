@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from router.history import queries
-from router.history.figures import DAY_S, Batch, Range, Summary, summed
-from router.history.record import NOT_OK, Found, Record, Wish, group_of
+from router.history.figures import DAY_S, MINUTE_S, Batch, Range, Summary, summed
+from router.history.record import ALL_FAILED, NOT_OK, Found, Record, Wish, group_of
+from router.history.words import Words
 
 FIRST_WINDOW = 4_096
-LARGEST_WINDOW = 16_384
-PATIENCE_S = 0.08
+LARGEST_WINDOW = 8_192
+PATIENCE_S = 0.06
 # The order of `seq` is that of writing: a worker writes what ended up to so much earlier.
 DISORDER_MS = 10_000
 MOST_BY_ID = 200
+MOST_COUNTED = 20_000
 Rows = Sequence[Sequence[Any]]
 
 
@@ -51,6 +54,14 @@ class Store(ABC):
         calls = await self._fetch(queries.CALLS, range_.step_s, start_s)
         return summed(range_, now_s, figures, latencies, calls)
 
+    async def calls(self, since_s: int) -> dict[tuple[str, str], dict[str, int]]:
+        """Return the calls of each (provider, model) since a moment, by what came of them."""
+        found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        rows = await self._fetch(queries.RECENT_CALLS, MINUTE_S, since_s - since_s % MINUTE_S)
+        for provider, model, outcome, number in rows:
+            found[provider, model][outcome] = number
+        return found
+
     async def names(self, now_s: float) -> dict[str, list[str]]:
         """Return the categories, models and outcomes of the last 30 days, for people to choose from."""
         rows = await self._fetch(queries.NAMES, int(now_s) - 30 * DAY_S)
@@ -70,6 +81,11 @@ class Store(ABC):
             if rows:
                 return queries.record_of(rows[0])
         return None
+
+    async def words(self, request_id: str) -> Words | None:
+        """Return what was said in a request, by our id; None where it is not kept."""
+        rows = await self._fetch(queries.WORDS, request_id)
+        return queries.words_read(rows[0][0]) if rows else None
 
     async def newest(self) -> int:
         """Return the `seq` of the newest request, 0 without any."""
@@ -91,12 +107,24 @@ class Store(ABC):
             low = max(low, await self._first_at(wish.since_ms - DISORDER_MS, lowest, highest))
         return await self._look_back(wish, low, high, limit, patience_s)
 
+    async def between(self, wish: Wish, most: int = MOST_COUNTED) -> tuple[int, bool]:
+        """Return how many requests of a wish lie between `after` and `before`, and whether that is all.
+
+        It is not all where more than `most` requests of any kind lie between, or an id is looked for.
+        """
+        high = wish.before or wish.after + 1
+        low = max(wish.after + 1, high - most)
+        if wish.found_id or low >= high:
+            return 0, not wish.found_id
+        [[number]] = await self._fetch(*_flat(queries.count(wish, low, high)))
+        return number, low == wish.after + 1
+
     async def _look_back(self, wish: Wish, low: int, high: int, limit: int, patience_s: float) -> Found:
         found: list[Record] = []
         size, end_s = FIRST_WINDOW, time.monotonic() + patience_s
         while high > low:
             bottom = max(low, high - size)
-            rows = await self._fetch(*_query(wish, bottom, high, limit + 1 - len(found)))
+            rows = await self._fetch(*_flat(queries.window(wish, bottom, high, limit + 1 - len(found))))
             found += [queries.record_of(row) for row in rows]
             if len(found) > limit:
                 return Found(found[:limit], found[limit - 1].seq)
@@ -136,9 +164,13 @@ class Store(ABC):
 
 
 def _is(value: str | None, wanted: str) -> bool:
-    return value != "ok" if wanted == NOT_OK else (value or "") == wanted
+    if wanted == NOT_OK:
+        return value != "ok"
+    if wanted == ALL_FAILED:
+        return group_of(value or "") == "failed"
+    return (value or "") == wanted
 
 
-def _query(wish: Wish, low: int, high: int, limit: int) -> tuple[Any, ...]:
-    sql, values = queries.window(wish, low, high, limit)
+def _flat(query: tuple[str, list[Any]]) -> tuple[Any, ...]:
+    sql, values = query
     return (sql, *values)

@@ -62,3 +62,25 @@ class Answers(Protocol):
     async def sweep(self, before: str, most: int = SWEEP_ROWS) -> int:
         """Forget up to so many keys that were first used before then and do not run; return how many."""
         ...
+
+
+CHECK_KEYS = """
+SELECT hold.account, hold.idempotency_key, 'its request runs without having the key'
+FROM open_holds JOIN ledger AS hold ON hold.request_id = open_holds.request_id AND hold.kind = 'hold'
+WHERE hold.idempotency_key IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM idempotency_keys AS keys WHERE keys.account = hold.account
+        AND keys.key = hold.idempotency_key AND keys.request_id = hold.request_id
+)
+UNION ALL
+SELECT account, key, 'it neither runs, nor keeps an answer, nor what was paid'
+FROM idempotency_keys WHERE status IS NULL AND cover_nusd = 0 AND request_id NOT IN (
+    SELECT request_id FROM open_holds
+)
+UNION ALL
+SELECT account, key, 'it keeps an answer, and its request has not ended'
+FROM idempotency_keys AS keys WHERE status IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM ledger WHERE ledger.request_id = keys.request_id AND kind IN ('settle', 'release')
+)
+LIMIT 10
+"""
+"""What is wrong with the keys of a database, ten at the most: rows (account, key, what)."""

@@ -20,6 +20,10 @@ class Trouble(Exception):
     """The database cannot be used; the message says why."""
 
 
+class Newer(Trouble):
+    """A newer router has written the database: nothing is wrong with it."""
+
+
 def examine_sqlite(data: Path) -> Iterator[str]:
     """Yield what is right with the file in `data`, which is there. Raises Trouble."""
     path = data / FILE
@@ -48,7 +52,7 @@ def _examine(found: sqlite3.Connection, path: Path) -> Iterator[str]:
     yield "WAL"
     version, newest = int(found.execute("PRAGMA user_version").fetchone()[0]), migrations(MIGRATIONS)[-1][0]
     if version > newest:
-        raise Trouble(f"{path}: a newer router has written it (schema {version}, this one knows {newest})")
+        raise Newer(f"{path}: a newer router has written it (schema {version}, this one knows {newest})")
     yield f"schema {version}" + (f", the next start brings it to {newest}" if version < newest else "")
     size_bytes = path.stat().st_size
     if size_bytes > QUICK_CHECK_BYTES:
@@ -83,6 +87,6 @@ async def _examine_postgres(url: str) -> str:
     if read_only == "on":
         raise Trouble(f"PostgreSQL at {link.shown} takes no writes: it is a standby or read-only")
     if version > newest:
-        raise Trouble(f"PostgreSQL at {link.shown}: a newer router has written it (schema {version})")
+        raise Newer(f"PostgreSQL at {link.shown}: a newer router has written it (schema {version})")
     more = "" if version == newest else f", the next start brings it to {newest}"
     return f"PostgreSQL {server} at {link.shown}: writable, schema {version}{more}"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
 from router.errors import NotFound
 from router.ledger.accounts import Account
+from router.ledger.keysearch import KeyTotals, KeyWish, Low
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +33,26 @@ class KeyRecord:
     created_at: str
 
 
+KEY = ", ".join(each.name for each in fields(KeyRecord))
+"""The columns of the table `api_keys`, in the order of a KeyRecord."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a new key's account begins with, in nano-USD."""
+    """What a new key's account begins with, in nano-USD; `source` and `external_id` say where from.
+
+    Without an external id the credit came with the key.
+    """
 
     credit_nusd: int
     budget_day_nusd: int | None
     budget_month_nusd: int | None
+    source: str = "create"
+    external_id: str | None = None
 
 
 class KeyChange(Struct, frozen=True, kw_only=True):
-    """What is to be another way with a key; what is UNSET stays, None takes a bound away."""
+    """What to change of a key; what is UNSET stays, None takes a bound away."""
 
     name: str | UnsetType = UNSET
     concurrency: int | UnsetType | None = UNSET
@@ -50,6 +62,10 @@ class KeyChange(Struct, frozen=True, kw_only=True):
     expires_at: str | UnsetType | None = UNSET
     budget_day_nusd: int | UnsetType | None = UNSET
     budget_month_nusd: int | UnsetType | None = UNSET
+
+
+Listed = list[tuple[KeyRecord, Account]]
+"""Keys with the sums of their accounts."""
 
 
 class KeyStore(Protocol):
@@ -65,6 +81,18 @@ class KeyStore(Protocol):
 
     async def all(self) -> list[tuple[KeyRecord, Account]]:
         """Return every key with its account, oldest first."""
+        ...
+
+    async def search(self, wish: KeyWish, now: str, limit: int, offset: int) -> tuple[Listed, int]:
+        """Return the newest keys that match, after `offset` others, and how many match in all."""
+        ...
+
+    async def low(self, bounds: Low, now: str, limit: int) -> tuple[Listed, int]:
+        """Return the first active keys that run low, oldest first, and how many do."""
+        ...
+
+    async def totals(self, now: str) -> KeyTotals:
+        """Return the sums of all keys; `now` is like a row's `created_at`."""
         ...
 
     async def one(self, key_id: str) -> tuple[KeyRecord, Account]:
@@ -88,6 +116,25 @@ class KeyStore(Protocol):
     async def revoke(self, key_id: str, now: str) -> None:
         """Stop a key for good. Raises NotFound for an unknown or revoked key."""
         ...
+
+
+def values_of(record: KeyRecord) -> tuple[str | bytes | int | None, ...]:
+    """Return what the columns KEY hold of a key."""
+    values = {each.name: getattr(record, each.name) for each in fields(record)}
+    return tuple((values | {"models": json.dumps(record.models)}).values())
+
+
+def record_of(row: Sequence[Any]) -> KeyRecord:
+    """Return the key of a row's columns KEY."""
+    key_id, digest, hint, name, prepaid, *limits, models, expires_at, revoked_at, created_at = row
+    rest = *limits, tuple(json.loads(models)), expires_at, revoked_at, created_at
+    return KeyRecord(key_id, digest, hint, name, bool(prepaid), *rest)
+
+
+def with_account(row: Sequence[Any]) -> tuple[KeyRecord, Account]:
+    """Return a key and its account, as `keysearch.SELECT_KEYS` reads them."""
+    count = len(fields(KeyRecord))
+    return record_of(row[:count]), Account(*row[count:])
 
 
 def changed(record: KeyRecord, account: Account, change: KeyChange) -> tuple[KeyRecord, Account]:

@@ -11,13 +11,15 @@ from router.ledger.answers import Answers
 from router.ledger.journal import Journal
 from router.ledger.keystore import KeyStore
 from router.ledger.payments import Payments
-from router.ledger.rows import ROLL_UP_ROWS, Difference, End, HoldRequest, Progress, Rolled, Row
+from router.ledger.rows import ROLL_UP_ROWS, Difference, End, HoldRequest, Progress, Rolled, Row, Topup
 from router.ledger.spending import Spending
 
 RETRY_AFTER_S = 2
 
 Delivered = Callable[[str], Mapping[str, Progress]]
 """Return what an owner that is dead now had delivered, by request id. Raises OSError."""
+TellEnd = Callable[[HoldRequest, End], None]
+"""Take a dead process's hold and how it was ended, after that is durable."""
 
 
 class Books(Protocol):
@@ -36,6 +38,10 @@ class Books(Protocol):
 
         `request_id` is ours, or else the client's own: then it is the newest request that had it.
         """
+        ...
+
+    async def topups(self, account_id: str, limit: int) -> list[Topup]:
+        """Return the newest payments into an account, newest first."""
         ...
 
     async def check(self) -> list[Difference]:
@@ -161,8 +167,8 @@ class Ledger(Storage, Protocol):
         """
         ...
 
-    async def end_open_holds(self, delivered: Delivered | None = None) -> int:
-        """End the holds that dead processes of this database left open; return how many.
+    async def end_open_holds(self, delivered: Delivered | None = None, tell: TellEnd | None = None) -> int:
+        """End the holds that dead processes of this database left open, `tell` of each; return how many.
 
         Those that `delivered` (by default their journals) knows of are settled as `estimated`, the charge cut
         to the hold, less what their keys have paid; the others are released. A running process's holds are

@@ -104,6 +104,19 @@ class Owner:
             lock.close()  # `clear` of another process has removed it
 
 
+def living(data: Path) -> int:
+    """Return how many processes serve from a service's folder now, as far as that can be read."""
+    count = 0
+    with suppress(OSError):  # no folder, or none of ours; the start says what is wrong with it
+        for path in (data / FOLDER).iterdir():
+            if _ID.fullmatch(path.name):
+                try:
+                    _lock(path, "rw").close()
+                except sqlite3.Error as fault:
+                    count += is_busy(fault)
+    return count
+
+
 def owner_in(data: Path) -> Owner:
     """Return the owner of this process, in the service's folder. Raises Unavailable with the fix."""
     try:

@@ -26,6 +26,8 @@ State = Literal["claimed", "settling", "settled", "failed", "unknown"]
 
 PAYER = "payer:"
 """How the account of a wallet begins: `payer:<network>:<address>`."""
+WALLET = "wallet"
+"""The source of credit that a wallet has bought; its external id is the key of the payment's claim."""
 
 
 class PaymentClaim(Struct, frozen=True, gc=False):
@@ -51,6 +53,11 @@ class PaymentClaim(Struct, frozen=True, gc=False):
     expires_at: int
     order: bytes
     exposure_nusd: int | None = None
+
+
+def account_of(claim: PaymentClaim) -> str:
+    """Return the account of who signed."""
+    return f"{PAYER}{claim.network}:{claim.payer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,14 @@ class Payment:
         return not self.running and self.state == "settled" and self.served_nusd is None
 
 
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """How often a payer's settlement was refused when the answer had been made, and when it was last."""
+
+    times: int
+    last_at: str
+
+
 class Payments(Protocol):
     """The payments of one database. Each method raises Unavailable; each change is durable as a hold is."""
 
@@ -122,6 +137,17 @@ class Payments(Protocol):
 
     async def failed(self, key: str, reason: str, *, now: str) -> None:
         """Note a definite no: what was delivered for it is owed; where nothing was, the row goes away."""
+        ...
+
+    async def note_refusal(self, account: str, *, now: str, before: str) -> None:
+        """Note that a payer's settlement was refused when its answer had been made.
+
+        What was last noted `before` then is forgotten, of every payer.
+        """
+        ...
+
+    async def refusals(self, account: str) -> Refusals | None:
+        """Return what is noted of a payer's refused settlements."""
         ...
 
     async def unknown(self, key: str, reason: str, *, now: str) -> None:

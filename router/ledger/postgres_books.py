@@ -10,16 +10,27 @@ from typing import Any
 
 import asyncpg
 
-from router.ledger.answers import Claim
+from router.ledger.answers import CHECK_KEYS, Claim
 from router.ledger.claims import CHECK_PAYMENTS, CLAIM, claim_of
-from router.ledger.ledger import Delivered
+from router.ledger.ledger import Delivered, TellEnd
 from router.ledger.money import credited
+from router.ledger.payments import WALLET
 from router.ledger.postgres import LONG_S, RARE_S, READ_S, REFUSED, Line, Link
 from router.ledger.postgres_lease import process_of
 from router.ledger.postgres_posting import PostgresPoster
 from router.ledger.postgres_rollup import roll_up
 from router.ledger.posting import Entry, HoldEnded, end_of
-from router.ledger.rows import ROLL_UP_ROWS, Difference, HoldRequest, Progress, Rolled, Row, Settlement
+from router.ledger.rows import (
+    ROLL_UP_ROWS,
+    ROW,
+    Difference,
+    HoldRequest,
+    Progress,
+    Rolled,
+    Row,
+    Settlement,
+    Topup,
+)
 
 PAGE_ROWS = 1_000
 BATCH = 256
@@ -62,6 +73,13 @@ class PostgresBooks:
                     found = await connection.fetch(_HOLDS_OF, account_id, ours) if ours else []
         return [Row(*values) for values in found]
 
+    async def topups(self, account_id: str, limit: int) -> list[Topup]:
+        """Return the newest payments into an account, newest first."""
+        with self._link.storage():
+            async with self._reader.use(READ_S) as connection:
+                found = await connection.fetch(_TOPUPS, account_id, limit)
+        return [Topup(*values) for values in found]
+
     async def check(self) -> list[Difference]:
         """Recompute every sum from the rows and return what differs, in one consistent read."""
         with self._link.storage():
@@ -76,7 +94,7 @@ class PostgresBooks:
         """Say what is wrong beside the sums: in keys and payments; the rest is the server's to check."""
         with self._link.storage():
             async with self._snapshot() as connection:
-                found = await connection.fetch(_CHECK_KEYS, timeout=LONG_S)
+                found = await connection.fetch(CHECK_KEYS, timeout=LONG_S)
                 payments = await connection.fetch(CHECK_PAYMENTS, timeout=LONG_S)
         said = [f"idempotency key {key!r} of {account}: {what}" for account, key, what in found]
         return said + [f"payment {key} of {account}: {what}" for key, account, what in payments]
@@ -145,8 +163,11 @@ async def topup(
 class Undertaker:
     """End the holds that no lease stands behind."""
 
-    def __init__(self, connection: asyncpg.Connection, delivered: Delivered, now: str) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection, delivered: Delivered, now: str, tell: TellEnd | None = None
+    ) -> None:
         self._connection = connection
+        self._tell = tell
         self._delivered = delivered
         self._now = now
         self._known: dict[str, Mapping[str, Progress]] = {}
@@ -181,12 +202,15 @@ class Undertaker:
             elif not isinstance(fault, HoldEnded):  # else another replica was faster
                 _log.error("%s cannot be ended: %s", entries[0].hold.request_id, fault)
         else:
+            for entry in entries:
+                if self._tell is not None and entry.end is not None:
+                    self._tell(entry.hold, entry.end)
             self.ended += len(entries)
             self.settled += sum(isinstance(entry.end, Settlement) for entry in entries)
 
     def _entry(self, values: Any) -> Entry | None:
         _, owner, *values = values
-        noted, (body, cover_nusd, begun_at), payment = values[9:15], values[15:18], claim_of(values[18:])
+        noted, (body, cover_nusd, begun_at), payment = values[9:15], values[15:18], claim_of(values[18:-1])
         claim = None if body is None else Claim(body, None, cover_nusd, begun_at)
         hold = HoldRequest(*(*values[:9], claim, payment))
         delivered = self._delivered_by(process_of(owner))
@@ -194,7 +218,7 @@ class Undertaker:
             return None
         if hold.request_id not in delivered and noted[0] is not None:
             delivered = {hold.request_id: Progress(hold.request_id, *noted)}
-        return Entry(hold, end_of(hold, delivered))
+        return Entry(hold, end_of(hold, delivered, credited=values[-1]))
 
     def _delivered_by(self, process: str) -> Mapping[str, Progress] | None:
         """Return what a process had delivered, None where that cannot be read now."""
@@ -209,16 +233,16 @@ class Undertaker:
         return self._known.get(process)
 
 
-_COLUMNS = """
-request_id, client_request_id, account, kind, amount_nusd, upstream_cost_nusd, balance_after_nusd,
-    prompt_tokens, completion_tokens, model, provider, catalog, estimated, idempotency_key, created_at
+_TOPUPS = """
+SELECT created_at, amount_nusd, source, external_id FROM ledger
+WHERE account = $1 AND kind = 'topup' ORDER BY seq DESC LIMIT $2
 """
-_ALL = f"SELECT {_COLUMNS} FROM ledger ORDER BY seq"  # noqa: S608 - made of the names above alone
-_REQUEST = f"SELECT {_COLUMNS} FROM ledger WHERE request_id = $1 ORDER BY seq"  # noqa: S608 - as above
+_ALL = f"SELECT {ROW} FROM ledger ORDER BY seq"  # noqa: S608 - names of ours alone
+_REQUEST = f"SELECT {ROW} FROM ledger WHERE request_id = $1 ORDER BY seq"  # noqa: S608 - as above
 _LONG_SESSION = "SET statement_timeout = 0; RESET enable_seqscan; RESET plan_cache_mode"
 # "/" follows "." in ASCII.
 _HOLDS_OF = f"""
-SELECT {_COLUMNS} FROM ledger
+SELECT {ROW} FROM ledger
 WHERE account = $1 AND kind IN ('hold', 'settle', 'release')
     AND (request_id = $2 OR (request_id > $2 || '.' AND request_id < $2 || '/'))
 ORDER BY seq
@@ -268,31 +292,13 @@ WITH chain AS (
 SELECT account, 'balance_after_nusd', balance_after_nusd, recomputed
 FROM chain WHERE balance_after_nusd <> recomputed
 """
-_CHECK_KEYS = """
-SELECT hold.account, hold.idempotency_key, 'its request runs without having the key'
-FROM open_holds JOIN ledger AS hold ON hold.request_id = open_holds.request_id AND hold.kind = 'hold'
-WHERE hold.idempotency_key IS NOT NULL AND NOT EXISTS (
-    SELECT FROM idempotency_keys AS keys WHERE keys.account = hold.account
-        AND keys.key = hold.idempotency_key AND keys.request_id = hold.request_id
-)
-UNION ALL
-SELECT account, key, 'it neither runs, nor keeps an answer, nor what was paid'
-FROM idempotency_keys WHERE status IS NULL AND cover_nusd = 0 AND request_id NOT IN (
-    SELECT request_id FROM open_holds
-)
-UNION ALL
-SELECT account, key, 'it keeps an answer, and its request has not ended'
-FROM idempotency_keys AS keys WHERE status IS NOT NULL AND NOT EXISTS (
-    SELECT FROM ledger WHERE ledger.request_id = keys.request_id AND kind IN ('settle', 'release')
-)
-LIMIT 10
-"""
 _ORPHANS = f"""
 SELECT hold.seq, open_holds.owner, hold.request_id, hold.client_request_id, hold.account, hold.amount_nusd,
     hold.model, hold.provider, hold.catalog, hold.idempotency_key, open_holds.require_credit,
     open_holds.prompt_tokens, open_holds.completion_tokens, open_holds.charge_nusd,
     open_holds.upstream_cost_nusd, open_holds.model, open_holds.provider,
-    keys.body, keys.cover_nusd, keys.begun_at, {", ".join(f"payments.{name}" for name in CLAIM.split(", "))}
+    keys.body, keys.cover_nusd, keys.begun_at, {", ".join(f"payments.{name}" for name in CLAIM.split(", "))},
+    EXISTS (SELECT FROM ledger WHERE kind = 'topup' AND source = '{WALLET}' AND external_id = payments.key)
 FROM open_holds JOIN ledger AS hold ON hold.request_id = open_holds.request_id AND hold.kind = 'hold'
 LEFT JOIN idempotency_keys AS keys ON keys.account = hold.account AND keys.key = hold.idempotency_key
     AND keys.request_id = hold.request_id

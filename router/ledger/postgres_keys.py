@@ -8,8 +8,22 @@ from typing import Any
 
 import asyncpg
 
+from router.ledger import keysearch
 from router.ledger.accounts import Account
-from router.ledger.keystore import KeyChange, KeyRecord, Opening, changed, revoked_key, unknown_key
+from router.ledger.keysearch import SELECT_KEYS, KeyTotals, KeyWish, Low
+from router.ledger.keystore import (
+    KEY,
+    KeyChange,
+    KeyRecord,
+    Listed,
+    Opening,
+    changed,
+    record_of,
+    revoked_key,
+    unknown_key,
+    values_of,
+    with_account,
+)
 from router.ledger.postgres import RARE_S, READ_S, Line, Link
 from router.ledger.postgres_books import topup
 from router.ledger.together import Together
@@ -32,14 +46,14 @@ class PostgresKeys:
                 budgets = opening.budget_day_nusd, opening.budget_month_nusd
                 if await connection.fetchval(_ADD_ACCOUNT, record.id, *budgets, record.created_at) is None:
                     return False
-                await connection.execute(_ADD, *_values(record))
+                await connection.execute(_ADD, *values_of(record))
                 if opening.credit_nusd:
                     await topup(
                         connection,
                         record.id,
                         opening.credit_nusd,
-                        source="create",
-                        external_id=record.id,
+                        source=opening.source,
+                        external_id=opening.external_id or record.id,
                         now=record.created_at,
                     )
                 await connection.execute("COMMIT")
@@ -54,7 +68,29 @@ class PostgresKeys:
         with self._link.storage():
             async with self._rare.use(RARE_S) as connection:
                 rows = await connection.fetch(_ALL)
-        return [(_record(tuple(row)[:12]), Account(*tuple(row)[12:])) for row in rows]
+        return [with_account(tuple(row)) for row in rows]
+
+    async def search(self, wish: KeyWish, now: str, limit: int, offset: int) -> tuple[Listed, int]:
+        """Return the newest keys that match, after `offset` others, and how many match in all."""
+        rows, ((number,),) = await self._read(
+            keysearch.page(wish, now, _INSIDE, limit, offset), keysearch.count(wish, now, _INSIDE)
+        )
+        return [with_account(tuple(row)) for row in rows], number
+
+    async def low(self, bounds: Low, now: str, limit: int) -> tuple[Listed, int]:
+        """Return the first active keys that run low, oldest first, and how many do."""
+        rows, ((number,),) = await self._read(*keysearch.low(bounds, now, limit))
+        return [with_account(tuple(row)) for row in rows], number
+
+    async def totals(self, now: str) -> KeyTotals:
+        """Return the sums of all keys."""
+        ((row,),) = await self._read(keysearch.totals(now))
+        return keysearch.totals_of(row)
+
+    async def _read(self, *queries: tuple[str, list[Any]]) -> list[Any]:
+        with self._link.storage():
+            async with self._rare.use(RARE_S) as connection:
+                return [await connection.fetch(sql, *values) for sql, values in queries]
 
     async def one(self, key_id: str) -> tuple[KeyRecord, Account]:
         """Return a key with its account, a revoked one too. Raises NotFound."""
@@ -103,7 +139,7 @@ class PostgresKeys:
     async def _find(self, digests: Sequence[bytes]) -> dict[bytes, KeyRecord]:
         with self._link.storage():
             async with self._reader.use(READ_S) as connection:
-                records = [_record(tuple(row)) for row in await connection.fetch(_FIND, digests)]
+                records = [record_of(tuple(row)) for row in await connection.fetch(_FIND, digests)]
         return {record.digest: record for record in records}
 
 
@@ -111,7 +147,7 @@ async def _one(connection: asyncpg.Connection, key_id: str) -> tuple[KeyRecord, 
     row = await connection.fetchrow(_ONE, key_id)
     if row is None:
         raise unknown_key(key_id)
-    return _record(tuple(row)[:12]), Account(*tuple(row)[12:])
+    return with_account(tuple(row))
 
 
 async def _expect(connection: asyncpg.Connection, key_id: str) -> None:
@@ -122,49 +158,18 @@ async def _expect(connection: asyncpg.Connection, key_id: str) -> None:
         raise revoked_key(key_id, row[0])
 
 
-def _values(record: KeyRecord) -> tuple[str | bytes | int | None, ...]:
-    return (
-        record.id,
-        record.digest,
-        record.hint,
-        record.name,
-        record.prepaid,
-        record.concurrency,
-        record.rpm,
-        record.tpm,
-        json.dumps(record.models),
-        record.expires_at,
-        record.revoked_at,
-        record.created_at,
-    )
-
-
-def _record(row: tuple[Any, ...]) -> KeyRecord:
-    *begin, models, expires_at, revoked_at, created_at = row
-    return KeyRecord(*(*begin, tuple(json.loads(models)), expires_at, revoked_at, created_at))
-
-
 _ADD_ACCOUNT = """
 INSERT INTO accounts (id, budget_day_nusd, budget_month_nusd, created_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING RETURNING id
 """
-_ADD = """
-INSERT INTO api_keys (id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at,
-    created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-"""
-_FIND = """
-SELECT id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at, created_at
-FROM api_keys WHERE digest = ANY($1::bytea[])
-"""
-_KEYS = """
-SELECT api_keys.id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at,
-    api_keys.created_at, accounts.id, balance_nusd, held_nusd, charged_nusd, requests, prompt_tokens,
-    completion_tokens, day, day_charged_nusd, month, month_charged_nusd, budget_day_nusd, budget_month_nusd
-FROM api_keys JOIN accounts ON accounts.id = api_keys.id
-"""
-_ALL = f"{_KEYS} ORDER BY api_keys.created_at, api_keys.id"
-_ONE = f"{_KEYS} WHERE api_keys.id = $1"
+_ADD = f"""
+INSERT INTO api_keys ({KEY}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+"""  # noqa: S608 - names of ours alone
+_FIND = f"SELECT {KEY} FROM api_keys WHERE digest = ANY($1::bytea[])"  # noqa: S608 - as above
+# Where the database's locale knows ASCII alone, other letters are found as they are written.
+_INSIDE = "(strpos(lower(name), $3) > 0 OR strpos(name, $2) > 0)"
+_ALL = f"{SELECT_KEYS} ORDER BY api_keys.created_at, api_keys.id"
+_ONE = f"{SELECT_KEYS} WHERE api_keys.id = $1"
 _CHANGE = """
 UPDATE api_keys SET name = $2, concurrency = $3, rpm = $4, tpm = $5, models = $6, expires_at = $7
 WHERE id = $1

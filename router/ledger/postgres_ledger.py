@@ -19,7 +19,7 @@ from typing import Self
 from router.errors import InternalError
 from router.ledger.accounts import Account
 from router.ledger.jobs import Job, Jobs
-from router.ledger.ledger import Delivered, unavailable
+from router.ledger.ledger import Delivered, TellEnd, unavailable
 from router.ledger.owners import Owner, owner_in
 from router.ledger.postgres import AWAY, RARE_S, READ_S, REFUSED, STATEMENT_S, Line, Link, prepare
 from router.ledger.postgres_answers import PostgresAnswers
@@ -138,8 +138,8 @@ class PostgresLedger(Jobs):
         finally:
             patience.cancel()
 
-    async def end_open_holds(self, delivered: Delivered | None = None) -> int:
-        """End the holds that dead processes of this database left open; return how many."""
+    async def end_open_holds(self, delivered: Delivered | None = None, tell: TellEnd | None = None) -> int:
+        """End the holds that dead processes of this database left open, `tell` of each; return how many."""
         dead = self._owner.dead()  # before the holds are read: what is dead by now adds none
         with self._link.storage():  # after a fault the next round finds what is left
             async with self._rare.use(RARE_S) as connection:
@@ -147,7 +147,7 @@ class PostgresLedger(Jobs):
                 died = [lease for lease in others if self._owner.died(process_of(lease))]
                 await self._lease.bury(connection, died)
                 told = delivered or self._owner.delivered
-                undertaker = Undertaker(connection, told, utc_text(self._clock()))
+                undertaker = Undertaker(connection, told, utc_text(self._clock()), tell)
                 await undertaker.end_all()
         self._owner.clear(set(dead) - undertaker.unread)
         return undertaker.ended

@@ -10,7 +10,7 @@ import asyncpg
 
 from router.ledger.claims import STORED, check_taken, check_transaction, owed_of, payment_of
 from router.ledger.money import credited
-from router.ledger.payments import Payment
+from router.ledger.payments import Payment, Refusals
 from router.ledger.postgres import RARE_S, READ_S, Line, Link
 from router.ledger.postgres_books import topup
 from router.ledger.postgres_claims import lock_names
@@ -79,6 +79,20 @@ class PostgresPayments:
         async with self._locked(key) as (connection, payment):
             if payment is not None and payment.state != "settled":
                 await _fail(connection, payment, reason, now)
+
+    async def note_refusal(self, account: str, *, now: str, before: str) -> None:
+        """Note that a payer's settlement was refused when its answer had been made."""
+        with self._link.storage():
+            async with self._line.use(RARE_S) as connection:
+                await connection.execute(_FORGET_REFUSALS, before)
+                await connection.execute(_REFUSED, account, now)
+
+    async def refusals(self, account: str) -> Refusals | None:
+        """Return what is noted of a payer's refused settlements."""
+        with self._link.storage():
+            async with self._reader.use(READ_S) as connection:
+                row = await connection.fetchrow(_REFUSALS, account)
+        return None if row is None else Refusals(*row)
 
     async def unknown(self, key: str, reason: str, *, now: str) -> None:
         """Note that it could not be learnt before the signature became void."""
@@ -212,5 +226,11 @@ INSERT INTO ledger (request_id, account, kind, amount_nusd, delta_nusd, balance_
     external_id, created_at)
 VALUES ($1, $2, 'adjust', $3, $3, $4, $5, $6, $7)
 """
+_FORGET_REFUSALS = "DELETE FROM payer_refusals WHERE last_at < $1"
+_REFUSED = """
+INSERT INTO payer_refusals (account, times, last_at) VALUES ($1, 1, $2)
+ON CONFLICT (account) DO UPDATE SET times = payer_refusals.times + 1, last_at = excluded.last_at
+"""
+_REFUSALS = "SELECT times, last_at FROM payer_refusals WHERE account = $1"
 _SECRET = "SELECT value FROM secrets WHERE name = $1"  # noqa: S105 - SQL
 _MAKE_SECRET = "INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"  # noqa: S105 - as above

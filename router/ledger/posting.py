@@ -37,11 +37,15 @@ def charge_of(hold: HoldRequest, end: End) -> int:
     return 0 if isinstance(end, Release) else min(end.charge_nusd, hold.amount_nusd)
 
 
-def end_of(hold: HoldRequest, delivered: Mapping[str, Progress]) -> End:
+def end_of(hold: HoldRequest, delivered: Mapping[str, Progress], *, credited: bool = False) -> End:
     """Return how a hold ends whose process is dead: charged for what was delivered, if anything was.
 
-    Less what its key has paid before; where that is all, the key keeps it for one more retry.
+    Less what its key has paid before; where that is all, the key keeps it for one more retry. `credited` says
+    that its payment has bought credit, which is there.
     """
+    if credited:
+        whole = hold.amount_nusd
+        return Settlement(hold.request_id, 0, 0, whole, 0, hold.model, hold.provider, metered_nusd=whole)
     progress = delivered.get(hold.request_id)
     cover_nusd = hold.claim.cover_nusd if hold.claim is not None else 0
     if progress is None:

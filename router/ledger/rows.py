@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
@@ -116,6 +116,20 @@ class Row:
     estimated: bool
     idempotency_key: str | None
     created_at: str
+
+
+ROW = ", ".join(each.name for each in fields(Row))
+"""The columns of the table `ledger` that make a Row, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topup:
+    """Credit that was added: `source` says who knows of the payment, `external_id` is its id there."""
+
+    created_at: str
+    amount_nusd: int
+    source: str
+    external_id: str
 
 
 ROLL_UP_ROWS = 50_000

@@ -46,9 +46,11 @@ class Database:
                 self._wal = os.open(f"{path}-wal", os.O_RDWR)
                 undo.pop_all()
         except (sqlite3.Error, OSError) as fault:
+            newer = isinstance(fault, sqlite3.NotSupportedError)
+            fix = "" if newer else "make its folder writable for this user, free disk space, or "
             raise Unavailable(
-                f"cannot use the database {path}: {fault}; make its folder writable for this user, free disk"
-                " space, or choose another folder with --data or ROUTER_DATA",
+                f"cannot use the database {path}: {fault}; {fix}choose another folder with --data or"
+                " ROUTER_DATA",
                 name="storage_unavailable",
                 retry_after_s=RETRY_AFTER_S,
             ) from fault

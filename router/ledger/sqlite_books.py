@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from router.ledger.accounts import Account
-from router.ledger.answers import Claim
+from router.ledger.answers import CHECK_KEYS, Claim
 from router.ledger.claims import CHECK_PAYMENTS, CLAIM, claim_of
-from router.ledger.ledger import Delivered
+from router.ledger.ledger import Delivered, TellEnd
 from router.ledger.money import credited
 from router.ledger.owners import Owner
+from router.ledger.payments import WALLET
 from router.ledger.posting import Entry, end_of
-from router.ledger.rows import ROLL_UP_ROWS, Difference, HoldRequest, Rolled, Row, Settlement
+from router.ledger.rows import ROLL_UP_ROWS, ROW, Difference, HoldRequest, Rolled, Row, Settlement, Topup
 from router.ledger.sqlite import Database, read_account, storage
 from router.ledger.sqlite_posting import Poster
 from router.ledger.sqlite_rollup import roll_up
@@ -46,7 +47,7 @@ class SqliteBooks:
         """Return the rows of one request, oldest first."""
         with storage():
             found = self._database.connection.execute(_REQUEST, (request_id,)).fetchall()
-        return [_row(values[1:]) for values in found]
+        return [_row(values) for values in found]
 
     async def request_rows(self, account_id: str, request_id: str) -> list[Row]:
         """Return the rows of an account's request, of all of its holds, oldest first."""
@@ -57,7 +58,13 @@ class SqliteBooks:
                 newest = run(_NEWEST, (request_id, account_id)).fetchone()
                 ours = None if newest is None else newest[0].partition(".")[0]  # its second hold is `ours.2`
                 found = run(_HOLDS_OF, (account_id, ours, ours, ours)).fetchall() if ours else []
-        return [_row(values[1:]) for values in found]
+        return [_row(values) for values in found]
+
+    async def topups(self, account_id: str, limit: int) -> list[Topup]:
+        """Return the newest payments into an account, newest first."""
+        with storage():
+            found = self._database.connection.execute(_TOPUPS, (account_id, limit)).fetchall()
+        return [Topup(*values) for values in found]
 
     async def check(self) -> list[Difference]:
         """Recompute every sum from the rows and return what differs, in one consistent read."""
@@ -80,7 +87,7 @@ class SqliteBooks:
             broken = run("PRAGMA foreign_key_check").fetchall()
             found += [f"{row[0]}: row {row[1]} refers to a row that {row[2]} has not" for row in broken[:10]]
             found += [
-                f"idempotency key {key!r} of {account}: {what}" for account, key, what in run(_CHECK_KEYS)
+                f"idempotency key {key!r} of {account}: {what}" for account, key, what in run(CHECK_KEYS)
             ]
             return found + [
                 f"payment {key} of {account}: {what}" for key, account, what in run(CHECK_PAYMENTS)
@@ -133,8 +140,10 @@ def topup(
     return True
 
 
-def end_dead(database: Database, owner: Owner, delivered: Delivered, now: str) -> int:
-    """End the holds whose process is dead and return how many. Raises Unavailable."""
+def end_dead(
+    database: Database, owner: Owner, delivered: Delivered, now: str, tell: TellEnd | None = None
+) -> int:
+    """End the holds whose process is dead, `tell` of each, and return how many. Raises Unavailable."""
     dead = owner.dead()  # before the holds are read: what is dead by now adds none
     with storage():
         holders = [row[0] for row in database.connection.execute("SELECT DISTINCT owner FROM open_holds")]
@@ -149,9 +158,12 @@ def end_dead(database: Database, owner: Owner, delivered: Delivered, now: str) -
             unread.add(holder)
             continue
         with database.transaction() as connection:
-            holds = [_hold(values) for values in connection.execute(_HOLDS, (holder,))]
-            entries = [Entry(hold, end_of(hold, progress)) for hold in holds]
+            holds = [(_hold(values), values[-1]) for values in connection.execute(_HOLDS, (holder,))]
+            entries = [Entry(hold, end_of(hold, progress, credited=done)) for hold, done in holds]
             Poster(database, owner.id).write(entries, now)
+        for entry in entries:
+            if tell is not None and entry.end is not None:
+                tell(entry.hold, entry.end)
         count += len(entries)
         settled += sum(isinstance(entry.end, Settlement) for entry in entries)
     if count:
@@ -163,7 +175,7 @@ def end_dead(database: Database, owner: Owner, delivered: Delivered, now: str) -
 def _hold(values: tuple[Any, ...]) -> HoldRequest:
     *columns, require_credit, body, cover_nusd, begun_at = values[:12]
     claim = None if body is None else Claim(body, None, cover_nusd, begun_at)
-    return HoldRequest(*(*columns, bool(require_credit), claim, claim_of(values[12:])))
+    return HoldRequest(*(*columns, bool(require_credit), claim, claim_of(values[12:-1])))
 
 
 def _row(values: tuple[Any, ...]) -> Row:
@@ -171,25 +183,15 @@ def _row(values: tuple[Any, ...]) -> Row:
     return replace(row, estimated=bool(row.estimated))
 
 
-_PAGE = """
-SELECT seq, request_id, client_request_id, account, kind, amount_nusd, upstream_cost_nusd, balance_after_nusd,
-    prompt_tokens, completion_tokens, model, provider, catalog, estimated, idempotency_key, created_at
-FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?
-"""
-_REQUEST = """
-SELECT seq, request_id, client_request_id, account, kind, amount_nusd, upstream_cost_nusd, balance_after_nusd,
-    prompt_tokens, completion_tokens, model, provider, catalog, estimated, idempotency_key, created_at
-FROM ledger WHERE request_id = ? ORDER BY seq
-"""
+_PAGE = f"SELECT seq, {ROW} FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 - names of ours alone
+_REQUEST = f"SELECT {ROW} FROM ledger WHERE request_id = ? ORDER BY seq"  # noqa: S608 - as above
 # "/" follows "." in ASCII.
-_HOLDS_OF = """
-SELECT seq, request_id, client_request_id, account, kind, amount_nusd, upstream_cost_nusd, balance_after_nusd,
-    prompt_tokens, completion_tokens, model, provider, catalog, estimated, idempotency_key, created_at
-FROM ledger
+_HOLDS_OF = f"""
+SELECT {ROW} FROM ledger
 WHERE account = ? AND kind IN ('hold', 'settle', 'release')
     AND (request_id = ? OR (request_id > ? || '.' AND request_id < ? || '/'))
 ORDER BY seq
-"""
+"""  # noqa: S608 - as above
 _NEWEST = """
 SELECT request_id FROM ledger WHERE client_request_id = ? AND account = ? AND kind = 'hold'
 ORDER BY seq DESC LIMIT 1
@@ -230,32 +232,18 @@ WITH chain AS (
 SELECT account, 'balance_after_nusd', balance_after_nusd, recomputed
 FROM chain WHERE balance_after_nusd <> recomputed
 """
-_CHECK_KEYS = """
-SELECT hold.account, hold.idempotency_key, 'its request runs without having the key'
-FROM open_holds JOIN ledger AS hold ON hold.request_id = open_holds.request_id AND hold.kind = 'hold'
-WHERE hold.idempotency_key IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM idempotency_keys AS keys WHERE keys.account = hold.account
-        AND keys.key = hold.idempotency_key AND keys.request_id = hold.request_id
-)
-UNION ALL
-SELECT account, key, 'it neither runs, nor keeps an answer, nor what was paid'
-FROM idempotency_keys WHERE status IS NULL AND cover_nusd = 0 AND request_id NOT IN (
-    SELECT request_id FROM open_holds
-)
-UNION ALL
-SELECT account, key, 'it keeps an answer, and its request has not ended'
-FROM idempotency_keys AS keys WHERE status IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM ledger WHERE ledger.request_id = keys.request_id AND kind IN ('settle', 'release')
-)
-LIMIT 10
+_TOPUPS = """
+SELECT created_at, amount_nusd, source, external_id FROM ledger
+WHERE account = ? AND kind = 'topup' ORDER BY seq DESC LIMIT ?
 """
 _HOLDS = f"""
 SELECT hold.request_id, hold.client_request_id, hold.account, hold.amount_nusd, hold.model, hold.provider,
     hold.catalog, hold.idempotency_key, open_holds.require_credit, keys.body, keys.cover_nusd, keys.begun_at,
-    {", ".join(f"payments.{name}" for name in CLAIM.split(", "))}
+    {", ".join(f"payments.{name}" for name in CLAIM.split(", "))},
+    EXISTS (SELECT 1 FROM ledger WHERE kind = 'topup' AND source = '{WALLET}' AND external_id = payments.key)
 FROM open_holds JOIN ledger AS hold ON hold.request_id = open_holds.request_id AND hold.kind = 'hold'
 LEFT JOIN idempotency_keys AS keys ON keys.account = hold.account AND keys.key = hold.idempotency_key
     AND keys.request_id = hold.request_id
 LEFT JOIN payments ON payments.request_id = hold.request_id
 WHERE open_holds.owner = ? ORDER BY hold.seq
-"""  # noqa: S608 - made of the names above alone
+"""  # noqa: S608 - as above

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import sqlite3
+from contextlib import closing
 from typing import Any
 
+from router.ledger import keysearch
 from router.ledger.accounts import Account
-from router.ledger.keystore import KeyChange, KeyRecord, Opening, changed, revoked_key, unknown_key
-from router.ledger.sqlite import Database, read_account, storage
+from router.ledger.keysearch import SELECT_KEYS, KeyTotals, KeyWish, Low
+from router.ledger.keystore import (
+    KEY,
+    KeyChange,
+    KeyRecord,
+    Listed,
+    Opening,
+    changed,
+    record_of,
+    revoked_key,
+    unknown_key,
+    values_of,
+    with_account,
+)
+from router.ledger.sqlite import Database, storage
 from router.ledger.sqlite_books import topup
+
+READ_S = 5.0
+_INSIDE = "instr(lower_of(name), $3) > 0"
+_NUMBERED = re.compile(r"\$(\d)")
 
 
 class SqliteKeys:
@@ -27,14 +48,14 @@ class SqliteKeys:
                 _ADD_ACCOUNT,
                 (record.id, opening.budget_day_nusd, opening.budget_month_nusd, record.created_at),
             )
-            connection.execute(_ADD, _columns(record))
+            connection.execute(_ADD, values_of(record))
             if opening.credit_nusd:
                 topup(
                     connection,
                     record.id,
                     opening.credit_nusd,
-                    source="create",
-                    external_id=record.id,
+                    source=opening.source,
+                    external_id=opening.external_id or record.id,
                     now=record.created_at,
                 )
         return True
@@ -43,16 +64,29 @@ class SqliteKeys:
         """Return the key with that digest, revoked and expired ones too."""
         with storage():
             row = self._database.connection.execute(_FIND, (digest,)).fetchone()
-        return _record(row) if row else None
+        return record_of(row) if row else None
 
     async def all(self) -> list[tuple[KeyRecord, Account]]:
         """Return every key with its account, oldest first."""
         with storage():
-            records = [_record(row) for row in self._database.connection.execute(_ALL)]
-            return [
-                (record, read_account(self._database.connection, record.id) or Account(record.id))
-                for record in records
-            ]
+            return [with_account(row) for row in self._database.connection.execute(_ALL)]
+
+    async def search(self, wish: KeyWish, now: str, limit: int, offset: int) -> tuple[Listed, int]:
+        """Return the newest keys that match, after `offset` others, and how many match in all."""
+        rows, ((number,),) = await self._aside(
+            keysearch.page(wish, now, _INSIDE, limit, offset), keysearch.count(wish, now, _INSIDE)
+        )
+        return [with_account(row) for row in rows], number
+
+    async def low(self, bounds: Low, now: str, limit: int) -> tuple[Listed, int]:
+        """Return the first active keys that run low, oldest first, and how many do."""
+        rows, ((number,),) = await self._aside(*keysearch.low(bounds, now, limit))
+        return [with_account(row) for row in rows], number
+
+    async def totals(self, now: str) -> KeyTotals:
+        """Return the sums of all keys."""
+        ((row,),) = await self._aside(keysearch.totals(now))
+        return keysearch.totals_of(row)
 
     async def one(self, key_id: str) -> tuple[KeyRecord, Account]:
         """Return a key with its account, a revoked one too. Raises NotFound."""
@@ -97,6 +131,19 @@ class SqliteKeys:
             _expect(connection, key_id)
             connection.execute("UPDATE api_keys SET revoked_at = ? WHERE id = ?", (now, key_id))
 
+    async def _aside(self, *queries: tuple[str, list[Any]]) -> list[list[Any]]:
+        """Return the rows of queries that look at every key: in a thread, the loop serves meanwhile."""
+
+        def read() -> list[list[Any]]:
+            with closing(sqlite3.connect(self._database.path, timeout=READ_S, isolation_level=None)) as run:
+                run.execute("PRAGMA query_only = ON")
+                run.create_function("lower_of", 1, str.lower, deterministic=True)
+                run.execute("BEGIN")  # the rows and their number are of one moment
+                return [run.execute(_NUMBERED.sub(r"?\1", sql), values).fetchall() for sql, values in queries]
+
+        with storage():
+            return await asyncio.to_thread(read)
+
 
 def _expect(connection: sqlite3.Connection, key_id: str) -> None:
     row = connection.execute("SELECT revoked_at FROM api_keys WHERE id = ?", (key_id,)).fetchone()
@@ -110,65 +157,19 @@ def _one(connection: sqlite3.Connection, key_id: str) -> tuple[KeyRecord, Accoun
     row = connection.execute(_ONE, (key_id,)).fetchone()
     if row is None:
         raise unknown_key(key_id)
-    return _record(row), read_account(connection, key_id) or Account(key_id)
-
-
-def _columns(record: KeyRecord) -> tuple[str | bytes | int | None, ...]:
-    return (
-        record.id,
-        record.digest,
-        record.hint,
-        record.name,
-        int(record.prepaid),
-        record.concurrency,
-        record.rpm,
-        record.tpm,
-        json.dumps(record.models),
-        record.expires_at,
-        record.revoked_at,
-        record.created_at,
-    )
-
-
-def _record(row: tuple[Any, ...]) -> KeyRecord:
-    id_, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at, created_at = row
-    return KeyRecord(
-        id=id_,
-        digest=digest,
-        hint=hint,
-        name=name,
-        prepaid=bool(prepaid),
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        models=tuple(json.loads(models)),
-        expires_at=expires_at,
-        revoked_at=revoked_at,
-        created_at=created_at,
-    )
+    return with_account(row)
 
 
 _ADD_ACCOUNT = """
 INSERT INTO accounts (id, budget_day_nusd, budget_month_nusd, created_at) VALUES (?, ?, ?, ?)
 """
-_ADD = """
-INSERT INTO api_keys (id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at,
-    created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_FIND = """
-SELECT id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at, created_at
-FROM api_keys WHERE digest = ?
-"""
-_ONE = """
-SELECT id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at, created_at
-FROM api_keys WHERE id = ?
-"""
+_ADD = f"""
+INSERT INTO api_keys ({KEY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""  # noqa: S608 - names of ours alone
+_FIND = f"SELECT {KEY} FROM api_keys WHERE digest = ?"  # noqa: S608 - as above
+_ALL = f"{SELECT_KEYS} ORDER BY api_keys.created_at, api_keys.id"
+_ONE = f"{SELECT_KEYS} WHERE api_keys.id = ?"
 _CHANGE = """
 UPDATE api_keys SET name = ?, concurrency = ?, rpm = ?, tpm = ?, models = ?, expires_at = ? WHERE id = ?
 """
 _BUDGETS = "UPDATE accounts SET budget_day_nusd = ?, budget_month_nusd = ? WHERE id = ?"
-_ALL = """
-SELECT id, digest, hint, name, prepaid, concurrency, rpm, tpm, models, expires_at, revoked_at, created_at
-FROM api_keys ORDER BY created_at, id
-"""

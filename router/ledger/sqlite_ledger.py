@@ -18,7 +18,7 @@ from typing import Self
 from router.errors import InternalError, Unavailable
 from router.ledger.accounts import Account
 from router.ledger.jobs import Job, Jobs
-from router.ledger.ledger import Delivered, unavailable
+from router.ledger.ledger import Delivered, TellEnd, unavailable
 from router.ledger.owners import Owner, owner_in
 from router.ledger.posting import HoldEnded, Outcome
 from router.ledger.rows import HoldRequest, Release, utc_text
@@ -125,10 +125,10 @@ class SqliteLedger(Jobs):
             self.end(Release(request.request_id))  # it may be written already, and nobody is left to end it
             raise
 
-    async def end_open_holds(self, delivered: Delivered | None = None) -> int:
-        """End the holds that dead processes of this database left open; return how many."""
+    async def end_open_holds(self, delivered: Delivered | None = None, tell: TellEnd | None = None) -> int:
+        """End the holds that dead processes of this database left open, `tell` of each; return how many."""
         told = delivered or self._owner.delivered
-        return end_dead(self.database, self._owner, told, utc_text(self._clock()))
+        return end_dead(self.database, self._owner, told, utc_text(self._clock()), tell)
 
     async def account(self, account_id: str) -> Account:
         """Return the sums of an account as of now; a database that refused to be written is tried first."""

@@ -17,7 +17,7 @@ from router.ledger.claims import STORED, check_taken, check_transaction, owed_of
 from router.ledger.ledger import unavailable
 from router.ledger.money import credited
 from router.ledger.owners import Owner
-from router.ledger.payments import Payment
+from router.ledger.payments import Payment, Refusals
 from router.ledger.sqlite import LOCK_RETRY_S, RARE_WAIT_S, Database, is_busy, storage
 from router.ledger.sqlite_books import topup
 
@@ -75,6 +75,21 @@ class SqlitePayments:
     async def failed(self, key: str, reason: str, *, now: str) -> None:
         """Note a definite no: what was delivered for it is owed; where nothing was, the row goes away."""
         await self._write(lambda connection: _fail(connection, key, reason, now))
+
+    async def note_refusal(self, account: str, *, now: str, before: str) -> None:
+        """Note that a payer's settlement was refused when its answer had been made."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(_FORGET_REFUSALS, (before,))
+            connection.execute(_REFUSED, (account, now))
+
+        await self._write(write)
+
+    async def refusals(self, account: str) -> Refusals | None:
+        """Return what is noted of a payer's refused settlements."""
+        with storage():
+            row = self._database.connection.execute(_REFUSALS, (account,)).fetchone()
+        return None if row is None else Refusals(*row)
 
     async def unknown(self, key: str, reason: str, *, now: str) -> None:
         """Note that it could not be learnt before the signature became void."""
@@ -245,5 +260,11 @@ INSERT INTO ledger (request_id, account, kind, amount_nusd, delta_nusd, balance_
     external_id, created_at)
 VALUES (?, ?, 'adjust', ?, ?, ?, ?, ?, ?)
 """
+_FORGET_REFUSALS = "DELETE FROM payer_refusals WHERE last_at < ?"
+_REFUSED = """
+INSERT INTO payer_refusals (account, times, last_at) VALUES (?, 1, ?)
+ON CONFLICT (account) DO UPDATE SET times = payer_refusals.times + 1, last_at = excluded.last_at
+"""
+_REFUSALS = "SELECT times, last_at FROM payer_refusals WHERE account = ?"
 _SECRET = "SELECT value FROM secrets WHERE name = ?"  # noqa: S105 - SQL
 _MAKE_SECRET = "INSERT INTO secrets (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING"  # noqa: S105 - as above

@@ -177,7 +177,8 @@ def _tightest(decision: Decision, reason: str, stopped: list[Loser]) -> str:
     if reason == "credit":
         return f"{_cheapest(stopped)}, {nusd_to_usd(max(0, need.credit_nusd or 0))} USD of credit are left"
     if reason == "denied":
-        return f"is shut out: {stopped[0].detail}"
+        ways = " or ".join(dict.fromkeys(x.detail for x in stopped))
+        return f"is shut out: {ways} (globs of model, provider/model or provider:model; GET /v1/models)"
     if reason == "no_quality":
         category = decision.categorised.category
         return f"is {category}, and no usable model has a {category} quality in the catalog"

@@ -143,7 +143,7 @@ def _own_name(name: str) -> str:
 def unknown_model(name: str, catalog: Snapshot) -> ModelNotFound:
     """Return the error that names the three nearest ids."""
     ids = [*catalog.models, "auto", *CATEGORIES, *(f"auto:{mode}" for mode in MODES)]
-    near = difflib.get_close_matches(name, ids, n=3, cutoff=0.0)
+    near = difflib.get_close_matches(name.strip().lower(), ids, n=3, cutoff=0.0)
     return ModelNotFound(
         f"The model {name!r} is not in the catalog. Nearest: {', '.join(near)}. "
         "GET /v1/models lists all; auto lets the router choose.",
@@ -159,7 +159,9 @@ def read_need(
     at: datetime,
     key_models: tuple[str, ...] = (),
 ) -> Need:
-    """Collect a request's need from its body and the `x-llm-router-*` headers; the body wins.
+    """Collect a request's need from its body and the `x-llm-router-*` headers.
+
+    The body wins, but for the session.
 
     Raises `BadRequest` for a value that cannot be, `ModelNotFound` for an unknown model.
     """
@@ -181,7 +183,7 @@ def read_need(
         deny=tuple(fields.deny or ()),
         key_models=key_models,
         max_cost_nusd=_max_cost(fields.max_cost_usd, headers),
-        session=fields.session or _session(headers),
+        session=_session(headers) or fields.session,
         at=at,
         forced_tools=body.has_tools and _forces_a_tool(body.members),
     )

@@ -1,9 +1,16 @@
 """Remember which offer served a conversation, so that the next turn may stay where the prompt is cached.
 
-A client may name its session. Otherwise a conversation is recognised by its beginning, which every later turn
-sends again: a hash of the first words of the system prompt and of the user. No text is kept. Many requests
-begin alike without being one conversation (a test that says "hello", a batch with the same examples), so a
-derived session is found only by a request with an answer in it and more messages than the last one had.
+A client may name its session to the router. Many programs name theirs to any server (`SESSION_HEADERS`;
+OpenClaw also below its first message), but not for this purpose: titles, summaries and helpers of a session
+come under the name of its talk. So such a name counts together with how the system prompt begins,
+or, where there is none, with the user's first words, and a request without an answer in it begins anew.
+
+Otherwise a conversation is recognised by its beginning, which every later turn sends again: a hash of the
+first words of the system prompt and of the user. No text is kept. Many requests begin alike without being one
+conversation (a test that says "hello", a batch with the same examples), so a derived session is found only by
+a request with an answer in it and more messages than the last one had. `prompt_cache_key` keeps such apart
+where programs send one, and never joins any: it may be one for a whole program (OpenAI's prompt caching
+guide).
 
 Asking changes nothing: `find` reads, only `note`, after an answer, writes. One object a process, used from
 its event loop; a restart forgets conversations, which costs each of them one uncached prompt.
@@ -13,6 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
@@ -20,7 +29,7 @@ from msgspec import Struct
 from router.catalog.snapshot import Category, Offer
 from router.classifier.prompt import Turn, words_of
 from router.routing.need import Pinned
-from router.wire import Message, RequestBody
+from router.wire import MAX_SESSION_CHARS, Message, RequestBody
 
 BOUND = 10_000
 # Caches of prompts live 5 minutes without use at Anthropic, 5 to 10 at OpenAI (their prompt caching guides,
@@ -31,10 +40,24 @@ _LEAST_CACHED_TOKENS = 1_024
 _SYSTEM_CHARS = 256  # a prompt's later lines often tell the time
 _USER_CHARS = 2_000
 _LONGEST_NAME = 64
+# What programs send unasked, or by a switch of their own, the same for all requests of a session: OpenClaw's
+# session_id, x-session-affinity and (by its plugin) x-clawrouter-session-id, OpenCode's x-session-id, Codex's
+# session-id; docs/clients.md says who was watched. x-client-request-id is one request's elsewhere.
+SESSION_HEADERS = (
+    "session_id",
+    "session-id",
+    "x-session-id",
+    "x-session-affinity",
+    "x-clawrouter-session-id",
+)
+_HEADERS = frozenset(SESSION_HEADERS)
+# In the line that OpenClaw ends the first user message of a session with.
+_RUNTIME = re.compile(r"^Runtime: agent=[^\n]{0,2000} \| sessionId=([!-{}~]{1,200})(?: \||$)", re.MULTILINE)
 _GOING_SHARE = 0.75  # of the bound, at most, for conversations that went on
 _SAME_S = 0.5  # what an age may be off by on its way: one's own answer does not come back as a later one
 _HARD: tuple[Category, ...] = ("coding", "reasoning")
 _Key = tuple[str, str]
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 class Session(Struct, frozen=True, gc=False):
@@ -49,20 +72,49 @@ class Session(Struct, frozen=True, gc=False):
     messages: int | None
 
 
-def session_of(named: str | None, body: RequestBody, first_user: str | None = None) -> Session | None:
-    """Return the session that the client named, else the one that the conversation's beginning tells.
+def session_of(
+    named: str | None,
+    body: RequestBody,
+    first_user: str | None = None,
+    headers: Mapping[str, str] = _NO_HEADERS,
+) -> Session | None:
+    """Return the session that the client named, to us or to any server, else what the beginning tells.
 
-    `first_user` is `Prompt.first_user` where the prompt was read already. None where there are no words.
+    `first_user` is `Prompt.first_user` where the prompt was read already; `headers` have small letters. None
+    where there are no words.
     """
     if named:
         return Session(named if len(named) <= _LONGEST_NAME else _digest(named), True, None)
-    words = first_user or _first_user(body)
-    if not words:
-        return None
     system = next((m for m in body.messages if m.role in ("system", "developer")), None)
     beginning = "" if system is None else "\n".join(system.texts)[:_SYSTEM_CHARS]
     goes_on = any(m.role == "assistant" for m in body.messages)
-    return Session(_digest(f"{beginning}\0{words[:_USER_CHARS]}"), goes_on, len(body.messages))
+    theirs = _their_name(headers, body)
+    if theirs is not None and beginning:
+        return Session(_digest(f"{theirs}\0{beginning}"), goes_on, None)
+    words = (first_user or _first_user(body))[:_USER_CHARS]
+    if theirs is not None:
+        return Session(_digest(f"{theirs}\0\0{words}"), goes_on, None)
+    if not words:
+        return None
+    key = body.members.get("prompt_cache_key")
+    if key is not None and len(key) <= MAX_SESSION_CHARS:
+        beginning = f"{bytes(key).decode()}\0{beginning}"
+    return Session(_digest(f"{beginning}\0{words}"), goes_on, len(body.messages))
+
+
+def _their_name(headers: Mapping[str, str], body: RequestBody) -> str | None:
+    """Return what the client calls its session to any server; what could not be a name is no name."""
+    if not _HEADERS.isdisjoint(headers):
+        for header in SESSION_HEADERS:
+            name = headers.get(header)
+            if name and len(name) <= MAX_SESSION_CHARS and name.isascii() and name.isprintable():
+                return name
+    for message in body.messages:
+        if message.role == "user":
+            text = message.texts[-1] if message.texts else ""
+            found = _RUNTIME.search(text) if "| sessionId=" in text else None
+            return found[1] if found is not None else None
+    return None
 
 
 def _first_user(body: RequestBody) -> str:

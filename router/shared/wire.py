@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from importlib import resources
+from types import TracebackType
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -19,7 +20,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-TIMEOUT_S = 0.25
+TICK_S = 0.05
+PATIENCE_TICKS = 10
 MOST_AT_ONCE = 256
 MOST_WAITING = 20_000
 _log = logging.getLogger("router.shared")
@@ -51,8 +53,8 @@ class Wire:
         self._pool: ConnectionPool = ConnectionPool.from_url(
             url,
             max_connections=1,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
+            socket_timeout=None,
+            socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
             protocol=2,
@@ -96,7 +98,8 @@ class Wire:
                 if not self._waiting:
                     self._wanted.clear()
                 try:
-                    replies = await self._carry([asked.command for asked in batch])
+                    async with _Patience():
+                        replies = await self._carry([asked.command for asked in batch])
                 except (RedisError, OSError, TimeoutError) as fault:
                     await self._fail(batch, fault)
                 else:
@@ -137,6 +140,35 @@ class Wire:
                 asked.future.set_exception(Away(str(fault)))
         if connection is not None:
             await connection.disconnect(nowait=True)
+
+
+class _Patience:
+    """Raise TimeoutError in a block that takes longer than PATIENCE_TICKS turns of the loop, TICK_S apart.
+
+    A clock would blame Redis for a stall of this process, while the answer lies unread in the socket.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = asyncio.timeout(None)
+        self._ticks = 0
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(kind, fault, trace)
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        if self._ticks < PATIENCE_TICKS:
+            self._timer = self._loop.call_later(TICK_S, self._tick)
+        else:
+            self._limit.reschedule(self._loop.time())
 
 
 async def _exchange(connection: AbstractConnection, commands: list[Command]) -> list[Any]:

@@ -156,10 +156,10 @@ class Metrics:
             resting=[(*offer, state) for offer, state in self._breakers().items()],
         )
 
-    def render(self, others: Iterable[Numbers] = ()) -> bytes:
-        """Return the exposition text of this process's figures and those of its colleagues."""
+    def render(self, numbers: Numbers) -> bytes:
+        """Return the exposition text of these figures, and of what only this process tells."""
         registry = CollectorRegistry()
-        registry.register(_Families(added([self.numbers(), *others]), list(self._gauges())))
+        registry.register(_Families(numbers, list(self._gauges())))
         return generate_latest(registry)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from router.classifier.prompt import Turn, words_of
 from router.upstream.demo_schema import example
 
 MAX_ECHO_CHARS = 400
@@ -132,18 +133,18 @@ def _cut(whole: Answer, limit: int) -> Answer:
 
 def _text(body: DemoRequest) -> str:
     form = body.response_format
-    last = body.messages[-1]
-    asked = _shortened(_last_user_text(body))
+    said, results = _asked(body)
+    asked = _shortened(said)
     if form is not None and form.type == "json_schema":
         schema = form.json_schema.schema if form.json_schema is not None else None
         return json.dumps(example(schema or {}))
     if form is not None and form.type == "json_object":
         return json.dumps({"demo": True, "echo": asked}, ensure_ascii=False)
     says = [f"This is the router's built-in demo ({body.model}), not a language model."]
-    if last.role == "tool":
-        says.append(f"The tool answered: {_shortened(words(last))}")
+    if results:
+        says.append(f"The tool answered: {_shortened(words(results[0]))}")
     elif asked:
-        says.append(f"You said: {asked}")
+        says.append(f"You said: {asked}" + ("" if asked[-1] in ".?!…" else "."))
     if images := image_count(body):
         says.append(f"You sent {images} image{'' if images == 1 else 's'}; the demo cannot see.")
     return " ".join([*says, HOW_TO_LEAVE])
@@ -160,12 +161,12 @@ def _called(body: DemoRequest) -> list[_Function]:
             raise Invalid(f"tool_choice names {name!r}, which is not in tools.", "tool_choice")
     elif choice == "required" and not functions:
         raise Invalid("tool_choice is 'required', but tools is missing or empty.", "tool_choice")
-    if choice == "none" or body.messages[-1].role == "tool":
+    said, results = _asked(body)
+    if choice == "none" or results:
         return []
     if isinstance(choice, _ToolChoice):
         return functions
-    text = _last_user_text(body).lower()
-    named = [f for f in functions if f.name.lower() in text]
+    named = [f for f in functions if re.search(rf"\b{re.escape(f.name)}\b", said, re.IGNORECASE)]
     return named or (functions[:1] if choice == "required" else [])
 
 
@@ -186,8 +187,19 @@ def words(message: _Message) -> str:
     return " ".join(text for text in texts if isinstance(text, str)).strip()
 
 
-def _last_user_text(body: DemoRequest) -> str:
-    return next((words(m) for m in reversed(body.messages) if m.role == "user"), "")
+def _asked(body: DemoRequest) -> tuple[str, list[_Message]]:
+    """Return the user's last words, without what clients wrap around them, and the tool results since then.
+
+    OpenClaw ends each request with a message of its own state, which names its tools: taken for the user's
+    words, it would have a tool called again after each result, for ever.
+    """
+    results: list[_Message] = []
+    for message in reversed(body.messages):
+        if message.role == "tool":
+            results.append(message)
+        elif message.role == "user" and (said := words_of(Turn("user", (words(message),)))[0]):
+            return said, results
+    return "", results
 
 
 def _shortened(text: str) -> str:

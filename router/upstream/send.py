@@ -49,7 +49,10 @@ class Ask:
         """Return the body for the upstream."""
         field = self.provider.output_limit
         bound = (field, self.output_tokens) if self.output_tokens is not None and field != "none" else None
-        return self.body.for_upstream(self.offer.upstream_model, bound if bounded else None)
+        offer = self.offer
+        return self.body.for_upstream(
+            offer.upstream_model, bound if bounded else None, f"{offer.provider}/{offer.model}"
+        )
 
     @property
     def paid(self) -> bool:

@@ -28,14 +28,20 @@ class _Details(Struct):
     cache_write_tokens: int | None = None
 
 
+class _Thoughts(Struct):
+    reasoning_tokens: int | None = None
+
+
 class _Usage(Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     prompt_cache_hit_tokens: int | None = None  # DeepSeek's name for cached tokens
+    completion_tokens_details: Raw = Raw(b"null")  # said to nobody but us, so what is odd in it is absent
 
 
+_thoughts = msgspec.json.Decoder(_Thoughts | None)
 _usage = msgspec.json.Decoder(_Usage)
 _members = msgspec.json.Decoder(dict[str, Raw])
 
@@ -94,7 +100,7 @@ class Meter(Struct, frozen=True, gc=False):
         if usage is None:
             tokens = Tokens(min(self.prompt_tokens, self.offer.context), delivered.tokens)
         else:
-            tokens = _tokens(usage)
+            tokens = _tokens(usage, self._hidden(usage))
             if not whole:
                 tokens = structs.replace(tokens, completion=delivered.tokens)
                 usage = None
@@ -144,6 +150,29 @@ class Meter(Struct, frozen=True, gc=False):
         fits = 0 <= usage.prompt_tokens <= most and least <= usage.completion_tokens <= most * self.choices
         return usage if fits else None
 
+    def _hidden(self, usage: _Usage) -> int:
+        """Return the thoughts that are in the total and in neither part: they are output, and priced as it.
+
+        xAI names them in the details alone, Google nowhere; OpenAI counts them in the completion. Cached
+        tokens that stand beside the prompt are none. Sources: xAI's "Consumption and rate limits", "reasoning
+        tokens"; Gemini API, "Thinking", "Pricing".
+        """
+        hidden = self._total(usage, _tokens(usage)) - usage.prompt_tokens - usage.completion_tokens
+        details = usage.prompt_tokens_details or _Details()
+        cached = details.cached_tokens or usage.prompt_cache_hit_tokens or 0
+        written = details.cache_write_tokens or 0
+        try:
+            thoughts = _thoughts.decode(usage.completion_tokens_details)
+        except msgspec.DecodeError:
+            thoughts = None
+        named = thoughts.reasoning_tokens if thoughts is not None else None
+        if named is not None:
+            hidden = min(hidden, named)
+        elif hidden in (cached, written, cached + written):
+            return 0
+        most = 2 * self.offer.context * self.choices
+        return max(0, hidden) if usage.completion_tokens + hidden <= most else 0
+
     def _total(self, usage: _Usage | None, tokens: Tokens) -> int:
         """Return the upstream's total where it can be true: thoughts may be in it and in neither part."""
         least, most = tokens.prompt + tokens.completion, 4 * self.offer.context * self.choices
@@ -151,20 +180,19 @@ class Meter(Struct, frozen=True, gc=False):
         return total if total is not None and least <= total <= most else least
 
 
-def _tokens(usage: _Usage) -> Tokens:
+def _tokens(usage: _Usage, hidden: int = 0) -> Tokens:
     details = usage.prompt_tokens_details or _Details()
     cached = details.cached_tokens or usage.prompt_cache_hit_tokens or 0
     cached = min(max(cached, 0), usage.prompt_tokens)
     written = min(max(details.cache_write_tokens or 0, 0), usage.prompt_tokens - cached)
-    return Tokens(usage.prompt_tokens, usage.completion_tokens, cached, written)
+    return Tokens(usage.prompt_tokens, usage.completion_tokens + hidden, cached, written)
 
 
 def _shown(reported: Raw | None, tokens: Tokens, total_tokens: int, charge_nusd: int) -> Raw:
-    """Return the usage object for the client: the upstream's own members, and the cost."""
+    """Return the usage object for the client: the upstream's own members that add up, and the cost."""
     members = {} if reported is None else _members.decode(reported)
-    if reported is None:
-        members["prompt_tokens"] = Raw(str(tokens.prompt).encode())
-        members["completion_tokens"] = Raw(str(tokens.completion).encode())
+    members["prompt_tokens"] = Raw(str(tokens.prompt).encode())
+    members["completion_tokens"] = Raw(str(tokens.completion).encode())
     members["total_tokens"] = Raw(str(total_tokens).encode())
     members["cost"] = Raw(nusd_to_usd(charge_nusd).encode())
     return Raw(msgspec.json.encode(members))

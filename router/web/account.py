@@ -17,6 +17,7 @@ from router.access.bounds import can_be_id
 from router.access.keys import ApiKey
 from router.errors import Unavailable
 from router.history.record import Record
+from router.ledger.payments import Payment
 from router.ledger.receipts import Receipt, receipt
 from router.web.account_keys import keys_page, operator_routes
 from router.web.account_view import Accounts, connection, models_for, seen, spent
@@ -74,6 +75,7 @@ def account_pages(guard: Guard, accounts: Accounts) -> list[HTTPRouteHandler]:
             "account_receipt.html",
             visitor,
             receipt=found,
+            payment=await _payment(accounts, visitor.key.id, found),
             record=record,
             wanted=wanted,
             origin=origin,
@@ -86,7 +88,15 @@ async def csv_of(accounts: Accounts, key: ApiKey) -> Response[str]:
     """Return all of a key's usage by day and model."""
     rows = await spent(accounts, key.id, CSV_DAYS)
     headers = {**HEADERS, "content-disposition": f'attachment; filename="usage-{key.id}.csv"'}
-    return Response(usage_csv(rows), media_type="text/csv; charset=utf-8; header=present", headers=headers)
+    return Response(usage_csv(rows), media_type="text/csv; header=present", headers=headers)
+
+
+async def _payment(accounts: Accounts, account_id: str, found: Receipt | None) -> Payment | None:
+    """Return the wallet's payment for an account's own request."""
+    if found is None:
+        return None
+    payment = await accounts.ledger.payments.of_request(found.request_id)
+    return payment if payment is not None and payment.account == account_id else None
 
 
 async def _receipt(accounts: Accounts, account_id: str, wanted: str) -> tuple[Receipt | None, Record | None]:

@@ -1,13 +1,15 @@
 """The operator's part of `/ui/account`: keys are listed, made, changed, topped up and revoked.
 
 All of it is what `router keys` and `/admin/keys` do, by the same functions. Every form may arrive twice: a
-key is made from the seed in its form, a payment has an id, a change sets what it sets.
+key is made from the seed in its form, a payment has an id, a change sets what it sets. A form that comes
+again shows the key that it made for a minute, since an answer may be lost, and never later: browsers keep
+what was sent for as long as a tab is open, and longer.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -18,7 +20,8 @@ from litestar.params import FromPath
 from router.access.bounds import check_payment
 from router.access.described import state_of
 from router.access.keys import OPERATOR, ApiKey
-from router.ledger.accounts import Account
+from router.ledger.keysearch import KeyState, KeyWish
+from router.ledger.keystore import KeyChange
 from router.ledger.rows import utc_text
 from router.web.account_view import Accounts, connection, seen
 from router.web.forms import (
@@ -39,9 +42,12 @@ from router.web.pages import HEADERS, page
 
 PAGE_KEYS = 50
 FORMS = ("change", "topup", "revoke")
-STATES = ("active", "expired", "revoked")
+SHOWN_AGAIN_S = 60.0
+STATES: tuple[KeyState, ...] = ("active", "expired", "revoked")
 DONE = {
     "changed": "The key is changed. A running service knows within a second.",
+    "made": "This form made the key before. It was shown then, is kept nowhere and is not shown again;"
+    " if nobody has it, revoke it and make another.",
     "same": "Nothing was changed.",
     "topup": "The payment is booked.",
     "topup-again": "This payment was booked before; nothing was added.",
@@ -69,8 +75,11 @@ def operator_routes(guard: Guard, accounts: Accounts, csv_of: Csv) -> list[HTTPR
             text, key = await _sound(lambda: accounts.keys.create(new_key(fields), seed))
         except Faults as faults:
             return _form_page(request, visitor, accounts, fields, faults.by_field)
+        now_s = accounts.now().timestamp()
+        if key.revoked_at is not None or key.created_at < utc_text(now_s - SHOWN_AGAIN_S):
+            return _back(key.id, "made")
         _, account = await accounts.keys.one(key.id)
-        state = state_of(key, utc_text(accounts.now().timestamp()))
+        state = state_of(key, utc_text(now_s))
         more = {**connection(accounts, request, text), "paid": accounts.access == "paid"}
         return page(
             request, "account_made.html", visitor, key=key, account=account, text=text, state=state, **more
@@ -97,7 +106,7 @@ def _changes(guard: Guard, accounts: Accounts) -> list[HTTPRouteHandler]:
         fields = await sent(request)
         try:
             wanted = key_change(fields)
-            if wanted == type(wanted)():
+            if wanted == KeyChange():
                 return _back(key_id, "same")
             await _sound(lambda: accounts.keys.change(key_id, wanted))
         except Faults as faults:
@@ -139,46 +148,30 @@ def _changes(guard: Guard, accounts: Accounts) -> list[HTTPRouteHandler]:
 async def keys_page(request: AnyRequest, visitor: Visitor, accounts: Accounts) -> Response[str]:
     """Return the list of keys, newest first."""
     now = utc_text(accounts.now().timestamp())
-    every = [(key, account, state_of(key, now)) for key, account in await accounts.keys.list()]
     asked = {name: request.query_params.get(name, "").strip()[:100] for name in ("q", "state")}
-    found = [each for each in every[::-1] if _matches(each, asked["q"], asked["state"])]
+    wish = KeyWish(asked["q"], next((state for state in STATES if state == asked["state"]), ""))
     text = request.query_params.get("page", "")
-    last = max(1, -(-len(found) // PAGE_KEYS))
-    number = min(last, max(1, int(text))) if text.isascii() and text.isdigit() and len(text) < 9 else 1
+    number = max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 9 else 1
+    found, total = await accounts.keys.search(wish, PAGE_KEYS, (number - 1) * PAGE_KEYS)
+    last = max(1, -(-total // PAGE_KEYS))
+    if number > last:
+        number = last
+        found, total = await accounts.keys.search(wish, PAGE_KEYS, (number - 1) * PAGE_KEYS)
+    totals = await accounts.keys.totals()
     query = urlencode({name: value for name, value in asked.items() if value})
     return page(
         request,
         "account_keys.html",
         visitor,
-        rows=found[(number - 1) * PAGE_KEYS : number * PAGE_KEYS],
-        total=len(found),
-        every=len(every),
+        rows=[(key, account, state_of(key, now)) for key, account in found],
+        total=total,
         asked=asked,
         states=STATES,
-        totals=_totals(every),
+        totals=totals,
         number=number,
         last=last,
         query=f"{query}&" if query else "",
     )
-
-
-def _matches(each: tuple[ApiKey, Account, str], text: str, state: str) -> bool:
-    key, _, its = each
-    wanted = text.casefold()
-    return state in ("", its) and (
-        not wanted or wanted in key.name.casefold() or key.id.startswith(text) or key.hint == text[:8]
-    )
-
-
-def _totals(every: Sequence[tuple[ApiKey, Account, str]]) -> dict[str, int]:
-    active = [(key, account) for key, account, state in every if state == "active"]
-    return {
-        "active": len(active),
-        "credit": sum(account.balance_nusd for key, account in active if key.prepaid),
-        "held": sum(account.held_nusd for _, account in active),
-        "day": sum(account.day_charged_nusd for _, account, _ in every),
-        "month": sum(account.month_charged_nusd for _, account, _ in every),
-    }
 
 
 def _form_page(

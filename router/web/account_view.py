@@ -14,7 +14,8 @@ from router.history.history import History
 from router.history.record import Found, Wish
 from router.ledger.accounts import Account
 from router.ledger.ledger import Ledger
-from router.ledger.rows import utc_text
+from router.ledger.payments import WALLET, Payment
+from router.ledger.rows import Topup, utc_text
 from router.limits import Standing, Window
 from router.running import RunningCatalog, usable_offers
 from router.snippets import curl, openai_sdk, openclaw
@@ -23,6 +24,7 @@ from router.web.guard import AnyRequest
 from router.web.usage import SPANS, Usage, first_s, usage_of
 
 RECEIPTS = 10
+TOPUPS = 10
 NO_HISTORY = "No usage is kept by day, since ROUTER_HISTORY_REQUESTS is 0."
 
 
@@ -65,6 +67,14 @@ class Bound:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """Credit that was added, and the wallet's payment for it where a wallet paid."""
+
+    topup: Topup
+    payment: Payment | None
+
+
 async def seen(accounts: Accounts, key: ApiKey, account: Account, request: AnyRequest) -> dict[str, Any]:
     """Return what the templates show of a key; `account` holds the sums as of now."""
     now = accounts.now()
@@ -80,8 +90,18 @@ async def seen(accounts: Accounts, key: ApiKey, account: Account, request: AnyRe
         "spans": SPANS,
         "found": found,
         "trouble": trouble,
+        "paid_in": await _paid_in(accounts, key.id),
         "unlisted_nusd": 0 if usage is None else account.month_charged_nusd - usage.month_nusd,
     }
+
+
+async def _paid_in(accounts: Accounts, account_id: str) -> list[Paid]:
+    """Return the newest payments into an account."""
+    payments = accounts.ledger.payments
+    return [
+        Paid(topup, await payments.find(topup.external_id) if topup.source == WALLET else None)
+        for topup in await accounts.ledger.books.topups(account_id, TOPUPS)
+    ]
 
 
 def connection(accounts: Accounts, request: AnyRequest, key: str | None) -> dict[str, Any]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from router.access.described import state_of
 from router.access.keys import ApiKey
 from router.catalog.build import RETIRES_SOON_DAYS, STALE_PRICE_DAYS
 from router.catalog.snapshot import Snapshot
+from router.history.record import ABANDONED
 from router.ledger.accounts import Account
-from router.routing.breaker import Alert
+from router.ledger.keysearch import Low
+from router.routing.breaker import CALLERS_FAULTS, FAILED_SHARE, LEAST_CALLS, Alert
 from router.running import Rejected, usable_offers
 from router.web.words import usd
 
 Level = Literal["bad", "warn"]
 LOW_NUSD = 500_000_000
-BUDGET_USED = 0.9
+BUDGET_USED_PERCENT = 90
+LOW = Low(LOW_NUSD, BUDGET_USED_PERCENT)
 SHOWN = 5
+RECENT_S = 600
+# As outcomes of calls: what says nothing of the offer, and what one call is enough to tell of.
+_NO_FAULTS = frozenset({"ok", ABANDONED, *CALLERS_FAULTS})
+_OPERATORS_FAULTS = frozenset({"auth", "unpaid"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +65,44 @@ def resting_offers(
         yield Matter("bad", f"{where}: {alert.detail.partition(';')[0]}", alert.detail.partition("; ")[2])
     told = {(alert.provider, alert.upstream_model) for alert in alerts}
     lines = [
-        f"{model} at {provider}: {why.get((provider, model), 'it is tried again now and then')}"
-        for provider, model, _ in sorted(set(resting))
+        _rest(provider, model, why.get((provider, model)))
+        for provider, model in sorted({(provider, model) for provider, model, _ in resting})
         if (provider, model) not in told and (provider, None) not in told
     ]
     if lines:
         some = "An offer rests" if len(lines) == 1 else f"{len(lines)} offers rest"
         yield Matter("warn", f"{some} after failures", "Others serve in their place meanwhile.", _some(lines))
+
+
+def _rest(provider: str, model: str, why: str | None) -> str:
+    where = f"{model} at {provider}"
+    if why is None:
+        return f"{where}: in another worker process; it is tried again now and then"
+    return why if why.startswith(where) else f"{where}: {why}"
+
+
+def failing_offers(
+    calls: Mapping[tuple[str, str], Mapping[str, int]], told: Collection[tuple[str, str]]
+) -> Iterator[Matter]:
+    """Tell of offers most of whose calls failed lately, in whichever worker or replica that was.
+
+    `calls` counts those of each (provider, model) by what came of them; `told` are offers that this process
+    tells of already. What is the caller's fault counts as none.
+    """
+    lines = []
+    for (provider, model), outcomes in sorted(calls.items()):
+        failed = {kind: number for kind, number in outcomes.items() if kind not in _NO_FAULTS}
+        bad = sum(failed.values())
+        every = bad + outcomes.get("ok", 0)
+        many = bad >= LEAST_CALLS and bad >= FAILED_SHARE * every
+        if (many or failed.keys() & _OPERATORS_FAULTS) and (provider, model) not in told:
+            kinds = sorted(failed.items(), key=lambda each: -each[1])
+            of = ", ".join(f"{kind} {number:,}" for kind, number in kinds)
+            lines.append(f"{model} at {provider}: {bad:,} of {every:,} calls failed ({of})")
+    if lines:
+        some = "Calls of an offer fail" if len(lines) == 1 else f"Calls of {len(lines)} offers fail"
+        text = f"In the last {RECENT_S // 60} minutes, over all workers and replicas that share the history."
+        yield Matter("warn", some, text, _some(lines), "/ui/requests?outcome=not-ok&range=1h")
 
 
 def old_catalog(catalog: Snapshot, today: date) -> Iterator[Matter]:
@@ -90,16 +127,18 @@ def old_catalog(catalog: Snapshot, today: date) -> Iterator[Matter]:
     ]
     if going:
         some = "A model retires" if len(going) == 1 else f"{len(going)} models retire"
-        yield Matter("warn", f"{some} soon", "Requests for it go elsewhere from then on.", _some(going))
+        text = "From that day on `auto` goes elsewhere."
+        yield Matter("warn", f"{some} soon", text, _some(going), "/ui/models")
 
 
-def low_keys(keys: Iterable[tuple[ApiKey, Account]], now: str) -> Iterator[Matter]:
-    """Tell of keys whose credit ends soon, or whose budget is nearly used up."""
-    lines = [line for key, account in keys if state_of(key, now) == "active" for line in _low(key, account)]
+def low_keys(keys: Iterable[tuple[ApiKey, Account]], number: int) -> Iterator[Matter]:
+    """Tell of keys whose credit ends soon, or whose budget is nearly used up: the first of so many."""
+    lines = [line for key, account in keys for line in _low(key, account)][:SHOWN]
     if lines:
-        some = "A key runs low" if len(lines) == 1 else f"{len(lines)} keys run low"
-        text = "Its requests are refused when nothing is left: `router keys topup`, or a larger budget."
-        yield Matter("warn", some, text, _some(lines), "/ui/account")
+        some = "A key runs low" if number == 1 else f"{number:,} keys run low"
+        text = "Requests are refused when nothing is left: `router keys topup`, or a larger budget."
+        more = [f"and {number - SHOWN:,} more keys"] if number > SHOWN else []
+        yield Matter("warn", some, text, (*lines, *more), "/ui/account")
 
 
 def _low(key: ApiKey, account: Account) -> Iterator[str]:
@@ -112,7 +151,7 @@ def _low(key: ApiKey, account: Account) -> Iterator[str]:
         ("day", account.budget_day_nusd, account.day_charged_nusd),
         ("month", account.budget_month_nusd, account.month_charged_nusd),
     ):
-        if budget is not None and spent >= BUDGET_USED * budget:
+        if budget is not None and 100 * spent >= BUDGET_USED_PERCENT * budget:
             yield f"{who}: {usd(spent)} of {usd(budget)} for this {name}"
 
 

@@ -14,6 +14,7 @@ from router.ledger.money import nusd_to_usd
 from router.ledger.rows import utc_text
 
 CSV_ROWS = 2_000
+CSV_FIRST = 200  # a download that begins at once
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 COLUMNS = (
     *("ended_at", "request_id", "client_request_id", "account", "outcome", "asked", "category", "model"),

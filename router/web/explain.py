@@ -36,6 +36,7 @@ from router.web.reasons import BEHIND, dropped, why_won
 RANKED_SHOWN = 12
 WORDS_SHOWN = 8
 MESSAGES_SHOWN = 6
+FAULTS_SHOWN = 50
 FORM_SLACK_BYTES = 2**20
 EXAMPLES = (
     "What is the capital of France?",
@@ -112,12 +113,14 @@ def _form(parts: Explaining) -> dict[str, Any]:
         "folder": parts.catalog.directory,
         "asks_for_key": parts.settings.asks_for_key,
         "demo": is_demo(current),
+        "keeps_prompts": parts.settings.keep_prompts,
     }
 
 
 async def _answer(parts: Explaining, asked: Asked) -> dict[str, Any]:
     """Return what the result shows: the decision, or what keeps it from being made."""
     nothing: dict[str, Any] = {"told": None, "trouble": "", "faults": [], "asked": asked}
+    nothing["faults_shown"] = FAULTS_SHOWN
     if not asked.text.strip() and not asked.image:
         return {**nothing, "before": ""}
     try:

@@ -15,7 +15,6 @@ from datetime import date, timedelta
 from typing import Any, Literal
 
 from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
 
 from router.access.bounds import MAX_LIMIT
 from router.access.keys import ApiKey, NewKey, end_of
@@ -112,9 +111,8 @@ def new_key(fields: Mapping[str, str]) -> NewKey:
 
 
 def key_change(fields: Mapping[str, str]) -> KeyChange:
-    """Return what a form changes: the fields that are another way than it was opened with. Raises Faults."""
+    """Return what a form changes: the fields that differ from those it was opened with. Raises Faults."""
     faults: dict[str, str] = {}
-    change = KeyChange()
     wanted = {
         name for name in FIELDS if fields.get(name, "").strip() != fields.get(f"was-{name}", "").strip()
     }
@@ -129,7 +127,7 @@ def key_change(fields: Mapping[str, str]) -> KeyChange:
         given["expires_at"] = None if last_day is None else _ends(last_day, faults)
     if faults:
         raise Faults(faults)
-    return replace(change, **given)
+    return KeyChange(**given)
 
 
 def amount_of(fields: Mapping[str, str]) -> int:

@@ -24,6 +24,11 @@ FORM_BYTES = 8 * 1024
 def frame_routes(guard: Guard) -> list[HTTPRouteHandler]:
     """Return the handlers of signing in and out, of the pages' files, and of addresses that are no page."""
 
+    @get("/ui/sign-in", sync_to_thread=False)
+    def ask(request: Request[Any, Any, Any]) -> Response[str]:
+        guard.may_sign_in(request)
+        return page(request, "sign_in.html", note="", wanted="/ui/account", asks=guard.asks)
+
     @post("/ui/sign-in", status_code=303, request_max_body_size=FORM_BYTES)
     async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
         form = await request.form()
@@ -62,38 +67,51 @@ def frame_routes(guard: Guard) -> list[HTTPRouteHandler]:
     def nowhere(request: Request[Any, Any, Any], rest: FromPath[str]) -> Response[str]:
         raise PageFault(404, "There is no such page", f"/ui{rest[:100]}", "Take one from the menu.")
 
-    return [sign_in, sign_out, static, nowhere]
+    return [ask, sign_in, sign_out, static, nowhere]
 
 
-def page_faults() -> ExceptionHandlersMap:
+def page_faults(guard: Guard) -> ExceptionHandlersMap:
     """Return Litestar's map from exceptions to pages."""
 
+    def tell(
+        request: AnyRequest, status: int, title: str, text: str, fix: str, retry_after_s: int = 0
+    ) -> Response[str]:
+        headers = {"retry-after": str(retry_after_s)} if retry_after_s else {}
+        context = {"title": title, "text": text, "fix": fix, "code": status}
+        visitor = guard.seen_by(request)
+        return page(request, "fault.html", visitor, status=status, headers=headers, **context)
+
     def sign_in(request: AnyRequest, fault: SignInNeeded) -> Response[str]:
+        headers = _go_there(request)
+        if fault.ended:
+            headers["set-cookie"] = _cookie(request, "", 0)
+        wanted = fault.wanted or request.scope["path"]
         return page(
             request,
             "sign_in.html",
             status=401,
+            headers=headers,
             note=fault.note,
-            wanted=fault.wanted or request.scope["path"],
-            headers=_go_there(request),
+            wanted=wanted,
+            asks=guard.asks,
         )
 
     def told(request: AnyRequest, fault: PageFault) -> Response[str]:
         if fault.status == 404 and fault.title == "The pages are off":
             _log.warning("%s: %s %s %s", request.scope["path"], fault.title, fault.text, fault.fix)
-        return _fault(request, fault.status, fault.title, fault.text, fault.fix, fault.retry_after_s)
+        return tell(request, fault.status, fault.title, fault.text, fault.fix, fault.retry_after_s)
 
     def refused(request: AnyRequest, fault: RouterError) -> Response[str]:
         title = "This does not work right now" if fault.status >= 500 else "That cannot be done"
-        return _fault(request, fault.status, title, fault.message, "", fault.retry_after_s or 0)
+        return tell(request, fault.status, title, fault.message, "", fault.retry_after_s or 0)
 
     def http(request: AnyRequest, fault: HTTPException) -> Response[str]:
-        return _fault(request, fault.status_code, "That cannot be done", fault.detail[:200], "")
+        return tell(request, fault.status_code, "That cannot be done", fault.detail[:200], "")
 
     def broken(request: AnyRequest, fault: Exception) -> Response[str]:
         _log.error("page %s failed", request.scope["path"], exc_info=fault)
         text = "The service serves on; its log has the details."
-        return _fault(request, 500, "Something broke in this page", text, "Reload it, or look at the log.")
+        return tell(request, 500, "Something broke in this page", text, "Reload it, or look at the log.")
 
     return {
         SignInNeeded: sign_in,
@@ -102,15 +120,6 @@ def page_faults() -> ExceptionHandlersMap:
         HTTPException: http,
         Exception: broken,
     }
-
-
-def _fault(
-    request: AnyRequest, status: int, title: str, text: str, fix: str, retry_after_s: int = 0
-) -> Response[str]:
-    headers = {"retry-after": str(retry_after_s)} if retry_after_s else {}
-    return page(
-        request, "fault.html", status=status, headers=headers, title=title, text=text, fix=fix, code=status
-    )
 
 
 def _go_there(request: AnyRequest) -> dict[str, str]:

@@ -5,6 +5,7 @@
 | on loopback         | open to who sits at this machine    | asks for the admin key             |
 | on a public address | off, but for what is public         | asks for the admin key             |
 
+Wherever the pages are on, `/ui/account` also takes a customer's API key, and shows its own account alone.
 Open pages have no secret to check, so they check where a request comes from: the name in `Host` must be one
 of this machine, or a page of another site could read them through a name that it lets point here (DNS
 rebinding); nothing may come through a proxy; a foreign `Origin` is refused. Whatever changes something must
@@ -14,15 +15,14 @@ name our own origin everywhere, so that no other site can send a form.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from litestar import Request
 
 from router.access.keys import ApiKey, Keys, authorization_of
+from router.access.origins import is_local, same_origin
 from router.errors import NotFound
 from router.ledger.rows import utc_text
 from router.settings import Settings
@@ -46,21 +46,26 @@ class PageFault(Exception):
 
 
 class SignInNeeded(Exception):
-    """Answer with the sign-in form; `note` says what was wrong before."""
+    """Answer with the sign-in form; `note` says what was wrong before, `ended` that a session is over."""
 
-    def __init__(self, note: str = "") -> None:
+    def __init__(self, note: str = "", *, ended: bool = False) -> None:
         super().__init__(note)
         self.note = note
+        self.ended = ended
         self.wanted = ""  # the page to go on to, where the request names another one
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Say who looks at a page; `signed_in` is False where the page asked for no key."""
+    """Say who looks at a page; `signed_in` is False where the page asked for no key.
+
+    `may_sign_in` says of somebody whom nobody knows that there is something to sign in to.
+    """
 
     role: Literal["operator", "customer", "nobody"]
     key: ApiKey | None = None
     signed_in: bool = False
+    may_sign_in: bool = False
 
 
 NOBODY = Visitor("nobody")
@@ -82,7 +87,7 @@ class Guard:
         self._loopback = settings.loopback
         self._keys = keys
         self._clock = clock
-        self._sessions = None if key is None else Sessions(key, clock)
+        self._sessions = Sessions(key, clock)
         self._attempts = Attempts(monotonic)
 
     def admin_of(self, request: AnyRequest) -> Visitor:
@@ -92,48 +97,73 @@ class Guard:
             return self._open_to(request)
         if authorization_of(request.scope["headers"]) is not None:
             return self._with_header(request, self._admin_key)
-        session = self._session(request)
-        if session is None:
-            raise SignInNeeded
-        if session.role != "operator":
+        if self._is_operator(request):
+            return Visitor("operator", signed_in=True)
+        session = self._claim(request)
+        if session is not None and session.role == "customer":
             raise PageFault(
                 403,
                 "This page is for the operator",
                 "You are signed in with an API key, which shows its own account only.",
                 "Go to Account, or sign out and sign in with the admin key (ROUTER_ADMIN_KEY).",
             )
-        return Visitor("operator", signed_in=True)
+        raise SignInNeeded
 
     async def customer_of(self, request: AnyRequest) -> Visitor:
-        """Return the operator, or the customer whose API key was signed in with. Raises like `admin_of`."""
+        """Return the customer whose API key was signed in with, else the operator. Raises like `admin_of`."""
         self.check_origin(request)
-        session = self._session(request)
-        if session is None or session.role == "operator":
+        if self._admin_key is None:
+            self._open_to(request)
+        session = self._claim(request)
+        if session is None:
             return self.admin_of(request)
-        key = await self._live_key(session.key_id)
+        key = await self._customer(request, session)
         if key is None:
-            raise SignInNeeded("The API key that you signed in with was revoked or has expired.")
+            raise SignInNeeded("The API key that you signed in with was revoked or has expired.", ended=True)
         return Visitor("customer", key, signed_in=True)
 
     async def anyone_of(self, request: AnyRequest) -> Visitor:
         """Return who looks at a public page: nobody in particular where nobody has signed in."""
         self.check_origin(request)
-        if self._admin_key is None:
-            return self._open_to(request) if self._loopback else NOBODY
-        session = self._session(request)
-        if session is None:
-            return NOBODY
-        if session.role == "operator":
+        if self._admin_key is None and not self._loopback:
+            return NOBODY  # nobody could have signed in
+        asked = Visitor("nobody", may_sign_in=True)
+        if self._admin_key is not None and self._has_admin_key(request, self._admin_key):
             return Visitor("operator", signed_in=True)
-        key = await self._live_key(session.key_id)
-        return NOBODY if key is None else Visitor("customer", key, signed_in=True)
+        others = asked if self._admin_key is not None else self._open_to(request)
+        if self._is_operator(request):
+            return Visitor("operator", signed_in=True)
+        session = self._claim(request)
+        key = None if session is None else await self._customer(request, session)
+        return others if key is None else Visitor("customer", key, signed_in=True)
+
+    def seen_by(self, request: AnyRequest) -> Visitor:
+        """Return for whom the menu of a page is that says what went wrong; a customer's word is believed."""
+        try:
+            return self.admin_of(request)
+        except SignInNeeded:
+            return Visitor("nobody", may_sign_in=True)
+        except PageFault:
+            customer = self._claim(request) is not None
+            return Visitor("customer", signed_in=True) if customer else NOBODY
+
+    def may_sign_in(self, request: AnyRequest) -> None:
+        """Raise PageFault where the pages are off, or open to another machine than the one that asks."""
+        self.check_origin(request)
+        if self._admin_key is None:
+            self._open_to(request)
+
+    @property
+    def asks(self) -> bool:
+        """Tell whether the operator has a key to sign in with."""
+        return self._admin_key is not None
 
     def check_origin(self, request: AnyRequest) -> None:
         """Raise PageFault for what another site's page sends: what changes something, names our origin."""
         origin = request.headers.get("origin")
         if request.method in _SAFE:
             return
-        if origin is None or not _same(origin, request.headers.get("host", "")):
+        if origin is None or not same_origin(origin, request.headers.get("host", "")):
             raise PageFault(
                 403,
                 "This came from another site",
@@ -145,33 +175,20 @@ class Guard:
 
     async def sign_in(self, request: AnyRequest, text: str) -> tuple[Session, str]:
         """Return who signs in with a key, and the cookie for it. Raises SignInNeeded with what was wrong."""
-        self.check_origin(request)
-        if self._admin_key is None or self._sessions is None:
-            self._open_to(request)
-            raise PageFault(404, "Nobody needs to sign in here", "These pages are open.", "Go to Overview.")
-        address = request.client.host if request.client is not None else ""
-        wait_s = self._attempts.wait_s(address)
-        if wait_s:
-            raise PageFault(
-                429,
-                "Too many wrong keys",
-                "Several wrong keys came from your address within a minute.",
-                f"Try again in {wait_s} seconds.",
-                wait_s,
-            )
-        session: Session | None = None
+        self.may_sign_in(request)
         text = text.encode("utf-8", "replace").decode()
-        if hmac.compare_digest(text.encode(), self._admin_key.encode()):
+        secret = self._sessions.operator_secret
+        if secret is not None and hmac.compare_digest(text.encode(), (self._admin_key or "").encode()):
             session = Session("operator")
-        elif (key := await self._keys.lookup(text)) is not None and self._lives(key):
-            session = Session("customer", key.id)
-        if session is None:
-            self._attempts.wrong(address)
-            raise SignInNeeded(
-                "That is neither the admin key nor an API key that is active. The admin key is the value of"
-                " ROUTER_ADMIN_KEY; `router keys list` shows the API keys."
-            )
-        return session, self._sessions.cookie(session)
+            return session, self._sessions.cookie(session, secret)
+        key = await self._keys.lookup(text)
+        if key is not None and self._lives(key):
+            session, (_, secret) = Session("customer", key.id), await self._keys.signing(key.id)
+            return session, self._sessions.cookie(session, secret)
+        self._wrong(request)
+        neither = "neither the admin key nor an API key" if self.asks else "not an API key"
+        admin = " The admin key is the value of ROUTER_ADMIN_KEY;" if self.asks else ""
+        raise SignInNeeded(f"That is {neither} that is active.{admin} `router keys list` shows the API keys.")
 
     def _open_to(self, request: AnyRequest) -> Visitor:
         """Let pass who sits at this machine, where no key is set."""
@@ -184,7 +201,7 @@ class Guard:
             )
         host = request.headers.get("host", "")
         origin = request.headers.get("origin")
-        if not is_local(host) or (origin is not None and not _same(origin, host)):
+        if not is_local(host) or (origin is not None and not same_origin(origin, host)):
             raise PageFault(
                 403,
                 "Open this page by an address of this machine",
@@ -203,55 +220,58 @@ class Guard:
         return Visitor("operator")
 
     def _with_header(self, request: AnyRequest, admin_key: str) -> Visitor:
-        sent = authorization_of(request.scope["headers"]) or b""
-        scheme, _, token = sent.strip().partition(b" ")
-        address = request.client.host if request.client is not None else ""
-        if self._attempts.wait_s(address):
-            raise PageFault(429, "Too many wrong keys", "Wait a minute.", retry_after_s=60)
-        if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), admin_key.encode()):
+        if self._has_admin_key(request, admin_key):
             return Visitor("operator", signed_in=True)
-        self._attempts.wrong(address)
+        self._wrong(request)
         raise PageFault(
             401, "That is not the admin key", "", "Send `Authorization: Bearer $ROUTER_ADMIN_KEY`."
         )
 
-    def _session(self, request: AnyRequest) -> Session | None:
-        cookie = request.cookies.get(COOKIE)
-        return self._sessions.read(cookie) if cookie and self._sessions is not None else None
+    def _has_admin_key(self, request: AnyRequest, admin_key: str) -> bool:
+        sent = authorization_of(request.scope["headers"]) or b""
+        scheme, _, token = sent.strip().partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), admin_key.encode())
 
-    async def _live_key(self, key_id: str) -> ApiKey | None:
+    def _wrong(self, request: AnyRequest) -> None:
+        """Note a wrong key. Raises PageFault where many came from its address.
+
+        A right key always passes: behind a proxy everybody has one address, and a stranger's guesses there
+        would lock the operator out. What keeps guesses from hitting is the length of the keys.
+        """
+        address = request.client.host if request.client is not None else ""
+        wait_s = self._attempts.wait_s(address)
+        if wait_s:
+            raise PageFault(
+                429,
+                "Too many wrong keys",
+                "Several wrong keys came from your address within a minute.",
+                f"Try again in {wait_s} seconds, or with the right key at once.",
+                wait_s,
+            )
+        self._attempts.wrong(address)
+
+    def _claim(self, request: AnyRequest) -> Session | None:
+        """Return who the request says that it is from; a customer's word is proven by `_customer`."""
+        cookie = request.cookies.get(COOKIE)
+        session = self._sessions.claim(cookie) if cookie else None
+        return None if session is not None and session.role == "operator" else session
+
+    def _is_operator(self, request: AnyRequest) -> bool:
+        cookie = request.cookies.get(COOKIE, "")
+        session = self._sessions.claim(cookie)
+        if session is None or session.role != "operator":
+            return False
+        return self._sessions.proves(cookie, self._sessions.operator_secret)
+
+    async def _customer(self, request: AnyRequest, session: Session) -> ApiKey | None:
+        """Return the key of a customer's session, None where we did not give it or the key is no more."""
         try:
-            key, _ = await self._keys.one(key_id)
+            key, secret = await self._keys.signing(session.key_id)
         except NotFound:
             return None
-        return key if self._lives(key) else None
+        proven = self._sessions.proves(request.cookies.get(COOKIE, ""), secret)
+        return key if proven and self._lives(key) else None
 
     def _lives(self, key: ApiKey) -> bool:
         expired = key.expires_at is not None and key.expires_at <= utc_text(self._clock())
         return key.revoked_at is None and not expired
-
-
-def is_local(host: str) -> bool:
-    """Tell whether a `Host` names this machine by a name that nobody else can give away."""
-    name = _netloc(f"//{host}")[0]
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _same(origin: str, host: str) -> bool:
-    """Tell whether an origin is that of a `Host`; its scheme says the port that is left out."""
-    default = 443 if origin.startswith("https:") else 80
-    (name, port), (wanted, wanted_port) = _netloc(origin), _netloc(f"//{host}")
-    return bool(name) and (name, port or default) == (wanted, wanted_port or default)
-
-
-def _netloc(url: str) -> tuple[str, int | None]:
-    try:
-        parts = urlsplit(url)
-        return (parts.hostname or "").rstrip("."), parts.port
-    except ValueError:
-        return "", None

@@ -45,7 +45,7 @@ COLUMNS = (
     ("first", "First token", "measured lately, else the catalog's prior"),
     ("speed", "Tokens/s", "measured lately, else the catalog's prior"),
     ("offers", "Offers", "that can be used"),
-    ("checked", "Price of", "when the price was looked up"),
+    ("checked", "Price as of", "when the price was looked up"),
 )
 MOST_CHARS = 100
 

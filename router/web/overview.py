@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,11 +16,21 @@ from router.errors import Unavailable
 from router.history.figures import RANGES, Range, Summary, Sums
 from router.history.history import History
 from router.history.record import group_of
-from router.ledger.rows import utc_text
+from router.routing.breaker import Alert
 from router.routing.live import LiveTable
 from router.running import RunningCatalog, is_demo
 from router.service import Service
-from router.web.attention import Matter, low_keys, old_catalog, rejected_edit, resting_offers
+from router.web.attention import (
+    LOW,
+    RECENT_S,
+    SHOWN,
+    Matter,
+    failing_offers,
+    low_keys,
+    old_catalog,
+    rejected_edit,
+    resting_offers,
+)
 from router.web.chart import CATEGORIES, span, stacked
 from router.web.guard import Guard
 from router.web.pages import page
@@ -88,10 +98,10 @@ async def matters_of(sources: Sources) -> list[Matter]:
     matters = [*rejected_edit(catalog.rejected)]
     try:
         health = await sources.service.ready()
-        keys = await sources.keys.list()
+        keys, low = await sources.keys.low(LOW, SHOWN)
     except Unavailable as fault:
         matters.append(Matter("bad", "Storage is away", fault.message))
-        health, keys = {}, []
+        health, keys, low = {}, [], 0
     if health.get("limits") == "local":
         text = (
             "Each replica goes by its part of the limits; sessions and speeds are not shared. Look at Redis."
@@ -101,11 +111,37 @@ async def matters_of(sources: Sources) -> list[Matter]:
     alerts = sources.live.alerts()
     why = {key: blocked.detail for key, blocked in sources.live.blocked().items()}
     matters += resting_offers(numbers.resting, why, alerts)
+    matters += failing_offers(await _recent_calls(sources), _told(sources, numbers.resting, alerts))
     if numbers.alerts > len(alerts):
         matters.append(Matter("bad", "Another worker process needs attention", "Its log says what for."))
-    matters += low_keys(keys, utc_text(now.timestamp()))
+    matters += low_keys(keys, low)
     matters += old_catalog(catalog.current, now.date())
     return sorted(matters, key=lambda matter: matter.level != "bad")
+
+
+async def _recent_calls(sources: Sources) -> dict[tuple[str, str], dict[str, int]]:
+    """Return the calls of the last minutes; none where no history is kept or it is away."""
+    if sources.history is None:
+        return {}
+    try:
+        await sources.history.flush()
+        return await sources.history.store.calls(int(sources.now().timestamp()) - RECENT_S)
+    except Unavailable:
+        return {}
+
+
+def _told(
+    sources: Sources, resting: Iterable[tuple[str, str, str]], alerts: Iterable[Alert]
+) -> set[tuple[str, str]]:
+    """Return the (provider, model) of offers that are told of as resting, or with what is wrong of them."""
+    keys = {(provider, name) for provider, name, _ in resting}
+    keys |= {(alert.provider, alert.upstream_model or "") for alert in alerts}
+    return {
+        (offer.provider, offer.model)
+        for model in sources.catalog.current.models.values()
+        for offer in model.offers
+        if offer.key in keys or (offer.provider, "") in keys
+    }
 
 
 def figures(summary: Summary, chosen: Range, baseline: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from router.catalog.price import price_at
+from router.catalog.price import marked_up, price_at
 from router.catalog.snapshot import Offer, Policy, Price, PriceRule
 from router.web.words import per_million
 
@@ -29,18 +29,6 @@ def paid(offer: Offer, policy: Policy, at: datetime) -> Price:
     if offer.charge is not None:
         return offer.charge
     return marked_up(price_at(offer, at, 0), policy.markup_ppm)
-
-
-def marked_up(price: Price, ppm: int) -> Price:
-    """Return a price times so many millionths, each figure rounded up."""
-    if ppm == _PPM:
-        return price
-    return Price(*(-(-each * ppm // _PPM) for each in amounts(price)))
-
-
-def amounts(price: Price) -> tuple[int, int, int, int]:
-    """Return the figures of a price: input, output, cache read, cache write; pico-USD a token."""
-    return price.input, price.output, price.cache_read, price.cache_write
 
 
 def rules(offer: Offer, at: datetime, ppm: int = _PPM) -> list[Rule]:

@@ -1,17 +1,18 @@
-"""`/ui/requests`: the log of requests, live, by filters, one by one, as CSV; never a prompt."""
+"""`/ui/requests`: the log of requests, live, by filters, as CSV; words only where they are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from litestar import Request, Response, get
+from litestar import Request, Response, get, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.response import Stream
+from msgspec.structs import replace
 
 from router.access.bounds import can_be_id
 from router.access.keys import OPEN_ACCOUNT, Keys
@@ -20,15 +21,17 @@ from router.errors import Unavailable
 from router.history.figures import NAMED, NOBODY, RANGES
 from router.history.history import History
 from router.history.record import Record, Wish
+from router.history.words import Words
+from router.ledger.keysearch import KeyWish
 from router.ledger.ledger import Ledger
 from router.ledger.rows import Row, utc_text
-from router.web.csv_rows import CSV_ROWS, csv_rows
+from router.web.csv_rows import CSV_FIRST, csv_rows
 from router.web.guard import Guard, PageFault
 from router.web.pages import HEADERS, page, piece, render
 
 PAGE_ROWS = 50
 NEW_ROWS = 100
-MOST_KEYS = 500
+MOST_KEYS = 200
 FILTERS = ("model", "category", "outcome", "account", "id", "range")
 
 
@@ -40,6 +43,16 @@ class Log:
     ledger: Ledger
     keys: Keys
     now: Callable[[], datetime]
+    keeps_prompts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Requests that the live log leaves out, at least `number` where not `whole`; `query` lists them."""
+
+    number: int
+    whole: bool
+    query: str
 
 
 def request_routes(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
@@ -53,7 +66,7 @@ def request_routes(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
         before = _number(request.query_params.get("before"))
         await history.flush()
         now_s = log.now().timestamp()
-        found = await history.store.find(_wish(asked, now_s, before=before), PAGE_ROWS)
+        found = await history.store.find(wish_of(asked, now_s, before=before), PAGE_ROWS)
         newest = found.records[0].seq if found.records else await history.store.newest()
         return page(
             request,
@@ -71,6 +84,7 @@ def request_routes(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
             ranges=list(RANGES.values()),
             categories=(*CATEGORIES, NAMED),
             today=utc_text(now_s)[:10],
+            keeps_prompts=log.keeps_prompts,
         )
 
     @get("/ui/requests/new")
@@ -80,27 +94,37 @@ def request_routes(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
         asked, after = _asked(request.query_params), _number(request.query_params.get("after")) or 0
         await history.flush()
         now_s = log.now().timestamp()
-        found = await history.store.find(_wish(asked, now_s, after=after), NEW_ROWS)
+        wish = wish_of(asked, now_s, after=after)
+        found = await history.store.find(wish, NEW_ROWS)
         if not found.records:
             return piece("", status=204)
-        accounts, today = await _names(log.keys), utc_text(now_s)[:10]
-        return piece(render("request_rows.html", found=found, fresh=True, accounts=accounts, today=today))
+        rows = render(
+            "request_rows.html",
+            found=found,
+            fresh=True,
+            gap=await _gap(history, wish, asked, found.next_before),
+            accounts=await _names(log.keys),
+            today=utc_text(now_s)[:10],
+        )
+        return piece(rows)
 
     return [requests, new, *_documents(guard, log)]
 
 
 def _documents(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
-    @get("/ui/requests.csv")
+    @route("/ui/requests.csv", http_method=["GET", "HEAD"])
     async def table(request: Request[Any, Any, Any]) -> Stream:
         guard.admin_of(request)
         history = _kept(log)
-        await history.flush()
-        wish = _wish(_asked(request.query_params), log.now().timestamp())
-        first = await history.store.find(wish, CSV_ROWS, patience_s=0)  # a fault now is still a page
         name = f"requests-{log.now():%Y%m%d-%H%M%S}.csv"
         headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}"'}
-        rows = csv_rows(history, wish, first.records, first.next_before)
-        return Stream(rows, media_type="text/csv; charset=utf-8; header=present", headers=headers)
+        rows: Iterable[bytes] | AsyncIterable[bytes] = ()
+        if request.method != "HEAD":  # a million rows for nobody
+            await history.flush()
+            wish = wish_of(_asked(request.query_params), log.now().timestamp())
+            first = await history.store.find(wish, CSV_FIRST, patience_s=0)  # a fault now is still a page
+            rows = csv_rows(history, wish, first.records, first.next_before)
+        return Stream(rows, media_type="text/csv; header=present", headers=headers)
 
     @get("/ui/requests/{request_id:path}")
     async def one(request: Request[Any, Any, Any], request_id: FromPath[str]) -> Response[str]:
@@ -114,9 +138,28 @@ def _documents(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
                 f"Neither the log nor the ledger has {wanted[:128]!r}; the log keeps the newest only.",
                 "Look for the x-request-id of the answer in Requests.",
             )
-        return page(request, "request.html", visitor, record=record, rows=rows, wanted=wanted)
+        own_id = record.request_id if record is not None else rows[0].request_id
+        return page(
+            request,
+            "request.html",
+            visitor,
+            record=record,
+            rows=rows,
+            wanted=wanted,
+            words=await _words(log, own_id),
+            keeps_prompts=log.keeps_prompts,
+            payment=await log.ledger.payments.of_request(own_id),
+        )
 
     return [table, one]
+
+
+async def _gap(history: History, wish: Wish, asked: Mapping[str, str], before: int | None) -> Gap | None:
+    """Return what came since the last look and is not among the newest, where more came than are listed."""
+    if before is None:
+        return None
+    number, whole = await history.store.between(replace(wish, before=before))
+    return Gap(number, whole, urlencode({**asked, "before": before})) if number or not whole else None
 
 
 def _kept(log: Log) -> History:
@@ -139,7 +182,8 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _wish(asked: Mapping[str, str], now_s: float, *, before: int | None = None, after: int = 0) -> Wish:
+def wish_of(asked: Mapping[str, str], now_s: float, *, before: int | None = None, after: int = 0) -> Wish:
+    """Return what is looked for; a range begins where Overview's first bar does, so both count the same."""
     range_ = RANGES.get(asked.get("range", ""))
     model = asked.get("model")
     return Wish(
@@ -148,7 +192,7 @@ def _wish(asked: Mapping[str, str], now_s: float, *, before: int | None = None, 
         outcome=asked.get("outcome"),
         account=asked.get("account"),
         found_id=asked.get("id"),
-        since_ms=None if range_ is None else int((now_s - range_.bars * range_.bar_s) * 1e3),
+        since_ms=None if range_ is None else range_.start_s(now_s) * 1_000,
         before=before,
         after=after,
     )
@@ -157,10 +201,15 @@ def _wish(asked: Mapping[str, str], now_s: float, *, before: int | None = None, 
 async def _names(keys: Keys) -> dict[str, str]:
     """Return accounts to choose from, with the names of their keys."""
     try:
-        found = await keys.list()
+        found, _ = await keys.search(KeyWish(), MOST_KEYS)
     except Unavailable:
         found = []
-    return {OPEN_ACCOUNT: "no key", **{key.id: key.name for key, _ in found[-MOST_KEYS:]}}
+    return {OPEN_ACCOUNT: "no key", **{key.id: key.name for key, _ in found[::-1]}}
+
+
+async def _words(log: Log, request_id: str) -> Words | None:
+    """Return what was said, where it is kept; a page without it is a page all the same."""
+    return None if log.history is None else await log.history.store.words(request_id)
 
 
 async def _one(log: Log, wanted: str) -> tuple[Record | None, list[Row]]:

@@ -12,4 +12,6 @@ from router.web.guard import Guard
 def web_routes(guard: Guard, *pages: list[HTTPRouteHandler]) -> Router:
     """Return the router of `/ui`; whatever goes wrong below it is answered with a page."""
     handlers = [handler for each in (*pages, frame_routes(guard)) for handler in each]
-    return Router("/", route_handlers=handlers, exception_handlers=page_faults(), include_in_schema=False)
+    return Router(
+        "/", route_handlers=handlers, exception_handlers=page_faults(guard), include_in_schema=False
+    )

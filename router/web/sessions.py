@@ -1,9 +1,10 @@
 """Who has signed in: a signed cookie of a few hours, and a bound on wrong keys.
 
 Nothing is stored. A cookie names whom it is for and when it ends, and an HMAC-SHA256 that only this service
-can make says so; the secret is derived from the admin key, so every worker and replica takes it, and another
-admin key ends every session. Deriving is slow on purpose (scrypt): whoever has a cookie must not be able to
-try out admin keys against it.
+can make says so. The operator's secret is derived from the admin key, so every worker and replica takes it,
+and another admin key ends the session; deriving is slow on purpose (scrypt): whoever has a cookie must not be
+able to try out admin keys against it. A customer's secret is made of what is stored of the API key, which has
+256 random bits that nobody can try out: so it needs no admin key.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ ATTEMPTS = 5
 ALL_ATTEMPTS = 200
 WINDOW_S = 60.0
 ADDRESSES = 4_096
+_ENDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 
 Role = Literal["operator", "customer"]
@@ -37,34 +40,45 @@ class Session:
 
 
 class Sessions:
-    """Make and read cookies; `clock` gives seconds since 1970."""
+    """Make and read cookies; `clock` gives seconds since 1970. Without an admin key no operator signs in."""
 
-    def __init__(self, admin_key: str, clock: Callable[[], float]) -> None:
+    def __init__(self, admin_key: str | None, clock: Callable[[], float]) -> None:
         self._admin_key = admin_key
         self._clock = clock
 
     @cached_property
-    def _secret(self) -> bytes:
+    def operator_secret(self) -> bytes | None:
+        """Return what the operator's cookies are signed with."""
+        if self._admin_key is None:
+            return None
         return hashlib.scrypt(self._admin_key.encode(), salt=b"llm-router pages", **_SCRYPT)
 
-    def cookie(self, session: Session) -> str:
+    def cookie(self, session: Session, secret: bytes) -> str:
         """Return the value of a new cookie."""
         said = f"{session.role}.{session.key_id}.{int(self._clock()) + SESSION_S}"
-        return f"{said}.{self._mac(said)}"
+        return f"{said}.{_mac(said, secret)}"
 
-    def read(self, cookie: str) -> Session | None:
-        """Return whose cookie it is; None for one that has ended or that we did not make."""
-        said, _, mac = cookie.rpartition(".")
-        if not said.isascii() or not mac.isascii() or not hmac.compare_digest(mac, self._mac(said)):
+    def claim(self, cookie: str) -> Session | None:
+        """Return for whom a cookie says that it is, unproven; None for one that has ended or says nothing."""
+        role, _, rest = cookie.partition(".")
+        key_id, _, rest = rest.partition(".")
+        ends_s = rest.partition(".")[0]
+        if role not in ("operator", "customer") or not _ENDS.fullmatch(ends_s):
             return None
-        role, key_id, ends_s = said.split(".")
         if int(ends_s) <= self._clock():
             return None
         return Session("operator" if role == "operator" else "customer", key_id)
 
-    def _mac(self, said: str) -> str:
-        mac = hmac.digest(self._secret, said.encode(), "sha256")
-        return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+    def proves(self, cookie: str, secret: bytes | None) -> bool:
+        """Tell whether we made a cookie, with this secret."""
+        said, _, mac = cookie.rpartition(".")
+        proper = secret is not None and said.isascii() and mac.isascii()
+        return proper and hmac.compare_digest(mac, _mac(said, secret or b""))
+
+
+def _mac(said: str, secret: bytes) -> str:
+    mac = hmac.digest(secret, said.encode(), "sha256")
+    return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
 
 class Attempts:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from markupsafe import Markup
 
 from router.ledger.money import NUSD_PER_USD, nusd_to_usd
 
+MIDNIGHT = "00:00:00.000Z"
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -27,7 +28,9 @@ def usd(nusd: int | None) -> str:
         return f"{sign}${dollars:,.2f}"
     if dollars >= 0.01:
         return f"{sign}${dollars:.3f}"
-    return f"{sign}${dollars:.{1 - math.floor(math.log10(dollars))}f}"
+    return (
+        f"{sign}${dollars:.{min(9, 1 - math.floor(math.log10(dollars)))}f}"  # a nano-dollar is the last digit
+    )
 
 
 def exact_usd(nusd: int | None) -> str:
@@ -40,6 +43,16 @@ def breakable(name: str) -> Markup:
     return Markup("/<wbr>").join(Markup.escape(part) for part in name.split("/"))
 
 
+def coded(text: str) -> Markup:
+    """Write what stands between backticks as code."""
+    parts = [Markup.escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:
+        return Markup.escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
+    )
+
+
 def count(number: int | None) -> str:
     """Write a number with its thousands apart."""
     return "–" if number is None else f"{number:,}"
@@ -48,7 +61,7 @@ def count(number: int | None) -> str:
 def short(number: float) -> str:
     """Write a number in few letters, for axes."""
     for bound, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= bound:
+        if number >= 0.9995 * bound:  # what would be rounded to 1,000 of the letter before
             return f"{number / bound:.3g}{letter}"
     return f"{number:.3g}"
 
@@ -77,6 +90,22 @@ def share(part: int, whole: int) -> str:
     )
 
 
+def signed_percent(before: float, now: float) -> str:
+    """Write how much more or less something is, in percent; from eleven times on, as how many times."""
+    if not before:
+        return "–"
+    change = (now - before) / before
+    return f"× {short(now / before)}" if change >= 10 else signed(100 * change, ".0f") + " %"
+
+
+def signed(number: float, form: str) -> str:
+    """Write a difference with its sign; 0 has none."""
+    text = f"{abs(number):{form}}"
+    if not float(text):
+        return text
+    return f"{MINUS if number < 0 else '+'}{text}"
+
+
 def seconds(value_s: float | None) -> str:
     """Write a time."""
     if value_s is None:
@@ -103,6 +132,11 @@ def day(unix_s: float) -> str:
     return f"{datetime.fromtimestamp(unix_s, UTC):%d %b}"
 
 
+def last_day(ends_at: str) -> str:
+    """Write the last day before a moment such as `2031-02-01T00:00:00.000Z`."""
+    return str(date.fromisoformat(ends_at[:10]) - timedelta(days=1)) if ends_at[11:] == MIDNIGHT else ends_at
+
+
 def iso(unix_s: float) -> str:
     """Write a moment for machines."""
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S}Z"
@@ -112,7 +146,9 @@ FILTERS = {
     "usd": usd,
     "exact_usd": exact_usd,
     "breakable": breakable,
+    "coded": coded,
     "count": count,
+    "signed": signed,
     "short": short,
     "per_million": per_million,
     "points": points,
@@ -121,4 +157,5 @@ FILTERS = {
     "clock": clock,
     "day": day,
     "iso": iso,
+    "last_day": last_day,
 }

@@ -102,6 +102,11 @@ class _Worker:
     def listens(self) -> bool:
         return self.ready.done() and not self.ready.cancelled()
 
+    def end(self, wanted: signal.Signals) -> None:
+        """Send a signal; one that has ended already, and was not waited for yet, needs none."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(wanted)
+
 
 class Supervisor:
     """Run `count` workers; `run` returns the exit status.
@@ -155,7 +160,7 @@ class Supervisor:
         await asyncio.wait(tasks, timeout=self._grace_s + _OVER_GRACE_S)
         for worker in self._workers:
             _log.error("worker %d did not end in time and is killed", worker.process.pid)
-            worker.process.kill()
+            worker.end(signal.SIGKILL)
             self._status = 1
         await asyncio.gather(*tasks, ended)
         return self._status
@@ -166,7 +171,7 @@ class Supervisor:
             _log.info("stopping %d workers", len(self._workers))
         self._stopping.set()
         for worker in self._workers:
-            worker.process.terminate()
+            worker.end(signal.SIGTERM)
 
     def _reload_all(self) -> None:
         for worker in self._workers:
@@ -195,7 +200,7 @@ class Supervisor:
         status = await worker.process.wait()
         self._bury(worker)
         # At a stop, one that was still being started has no way yet to end otherwise.
-        well = status in (0, -signal.SIGTERM) if self._stopping.is_set() else False
+        well = status in (0, -signal.SIGTERM, -signal.SIGINT) if self._stopping.is_set() else False
         self._status = self._status if well or not self._stopping.is_set() else 1
         return f"died (status {status})"
 
@@ -214,7 +219,7 @@ class Supervisor:
         await loop.create_unix_connection(lambda: line, sock=ours)
         line.say(Begin(self._settings, self._count))
         if self._stopping.is_set():
-            process.terminate()
+            worker.end(signal.SIGTERM)
         return worker
 
     def _bury(self, worker: _Worker) -> None:

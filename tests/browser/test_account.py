@@ -132,6 +132,24 @@ def test_a_button_that_is_pressed_twice_does_its_work_once(browser: Browser, kep
         assert page.locator(".keys tbody tr").count() == 1
 
 
+def test_a_reload_shows_a_new_key_for_a_minute_and_then_where_it_is(browser: Browser, kept: Kept) -> None:
+    with watched(browser, kept.router.origin, expected=("401",)) as page:
+        sign_in(page, OPERATOR)
+        page.goto("/ui/account/new")
+        page.get_by_label("Name").fill("reloaded")
+        page.get_by_role("button", name="Make the key").click()
+        text = page.locator("#made-key").inner_text()
+        page.reload()
+        assert page.locator("#made-key").inner_text() == text
+        kept.router.step(61)
+        page.reload()
+        page.get_by_text("This form made the key before.").wait_for()
+        assert re.fullmatch(r".*/ui/account/keys/key_[0-9a-f]{16}\?done=made", page.url)
+        assert text not in page.content()
+        page.goto("/ui/account?q=reloaded")
+        assert page.locator(".keys tbody tr").count() == 1
+
+
 def test_a_key_is_changed_topped_up_and_revoked(browser: Browser, kept: Kept) -> None:
     with watched(browser, kept.router.origin, expected=("401",)) as page:
         sign_in(page, OPERATOR)

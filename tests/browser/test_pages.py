@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from router.web.requests import NEW_ROWS
 from tests.browser.conftest import MANY, MODELS, POLICY
 from tests.browser.watched import DESK, PHONE, axe, too_wide, watched
-from tests.router import RouterServer, write_catalog
+from tests.router import Offered, RouterServer, write_catalog
 from tests.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def test_a_page_says_the_same_without_scripts(browser: Browser, router: RouterSe
     with watched(browser, router.origin, scripts=False) as page:
         page.goto(path)
         text = page.locator("main").inner_text()
+        assert "Scripts are off" in page.locator("header").inner_text()
     with watched(browser, router.origin) as page:
         page.goto(path)
         with_scripts = page.locator("main").inner_text()
@@ -77,6 +79,68 @@ def test_signing_in_works_by_keyboard_and_says_what_was_wrong(
         page.get_by_role("heading", name="Sign in").wait_for()
         page.goto("/ui/no-such-page")
         assert axe(page) == []
+
+
+@SCHEMES
+@WIDE
+def test_odd_names_and_kept_words_break_no_page(
+    browser: Browser, up: ScriptedUpstream, tmp_path: Path, size: tuple[int, int], scheme: str
+) -> None:
+    name = f"{'an-organisation-' * 4}of-tests/{'a-model-with-a-long-name-' * 4}v9"
+    catalog = write_catalog(tmp_path / "catalog", {"scripted": up.base_url}, [Offered(name), *MODELS])
+    with (
+        RouterServer(catalog, tmp_path / "data", keep_prompts=True) as router,
+        watched(browser, router.origin, size=size, scheme=scheme) as page,
+    ):
+        for who in ("x" * 100, "مفاتيح التجربة 🚀", "<b>bold</b> & co"):
+            page.goto("/ui/account/new")
+            page.get_by_label("Name").fill(who)
+            page.get_by_role("button", name="Make the key").click()
+            page.locator("#made-key").wait_for()
+        text = page.locator("#made-key").inner_text()
+        got = router.chat("word " * 2_000, model=name, headers={"authorization": f"Bearer {text}"})
+        assert got.status == 200
+        request = f"/ui/requests/{got.headers['x-request-id']}"
+        for path in ("/ui", "/ui/requests", request, "/ui/account", f"/ui/models/{name}", "/ui/sign-in"):
+            page.goto(path)
+            assert axe(page) == [], path
+            assert not too_wide(page), path
+        page.goto("/ui/models")
+        page.locator("a.open").first.click()
+        page.locator("#model").wait_for()
+        sizes = "each => [each.scrollWidth, each.clientWidth]"
+        inner, outer = page.locator("[aria-label=Models].scroll").evaluate(sizes)
+        assert inner <= outer + 1  # what is opened scrolls in itself
+        page.goto("/ui/explain")
+        page.locator("#x-text").fill("Say hello")
+        page.locator(".winner").wait_for()
+        inner, outer = page.locator("[aria-label='Offers that could serve it']").evaluate(sizes)
+        assert inner <= outer + 1
+
+
+def test_paper_shows_the_page_and_none_of_its_buttons(browser: Browser, used: RouterServer) -> None:
+    with watched(browser, used.origin) as page:
+        page.goto("/ui")
+        page.emulate_media(media="print")
+        assert page.locator("svg.chart.wide").is_visible()
+        assert not page.get_by_role("navigation", name="Range").is_visible()
+        assert not page.get_by_role("navigation", name="Pages").is_visible()
+
+
+def test_a_customer_signs_in_where_no_admin_key_is_set(browser: Browser, used: RouterServer) -> None:
+    with watched(browser, used.origin) as page:
+        page.goto("/ui/account/new")
+        page.get_by_label("Name").fill("ann")
+        page.get_by_role("button", name="Make the key").click()
+        text = page.locator("#made-key").inner_text()
+        page.goto("/ui/account")
+        page.get_by_role("link", name="Sign in with an API key").click()
+        page.get_by_label("Your API key").fill(text)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", level=1, name="ann").wait_for()
+        assert page.get_by_role("navigation", name="Pages").inner_text().split("\n")[-1] == "Account"
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url("**/ui")
 
 
 def test_the_menu_leads_to_the_pages(browser: Browser, used: RouterServer) -> None:
@@ -133,6 +197,48 @@ def test_new_requests_come_by_themselves_and_open_and_close(browser: Browser, us
         assert link.get_attribute("aria-expanded") == "true"
         link.click()
         assert page.locator("tr.detail #request").count() == 0
+
+
+@WIDE
+def test_a_log_that_comes_too_fast_says_what_it_leaves_out(
+    browser: Browser, page_catalog: Path, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    with (
+        RouterServer(page_catalog, tmp_path / "data") as router,
+        watched(browser, router.origin, size=size) as page,
+    ):
+        assert router.chat().status == 200
+        page.goto("/ui/requests")
+        live, rows, gaps = page.get_by_label("Live"), page.locator("tr.row"), page.locator("tr.gap")
+        for last in (NEW_ROWS, 2 * NEW_ROWS - 2):  # the page keeps 400 lines, two a request, none cut in half
+            live.uncheck()
+            for _ in range(NEW_ROWS + 9):
+                router.chat()
+            live.check()
+            rows.nth(last).wait_for()
+        assert gaps.all_inner_texts() == ["9 more ended in between and are not listed here. Show them"]
+        assert rows.count() == page.locator("tr.detail").count() == last + 1
+        assert axe(page) == []
+        assert not too_wide(page)
+        gaps.get_by_role("link").click()
+        page.wait_for_url("**/ui/requests?before=*")
+        assert rows.count() == 50
+
+
+def test_a_page_says_that_the_router_is_gone_and_that_it_is_back(
+    browser: Browser, used: RouterServer
+) -> None:
+    with watched(browser, used.origin, expected=("ERR_INTERNET_DISCONNECTED", "htmx:")) as page:
+        page.goto("/ui/requests")
+        link = page.locator("a.open").first
+        page.context.set_offline(True)
+        link.click()
+        gone = page.get_by_role("alert")
+        gone.get_by_text("The router does not answer").wait_for()
+        assert link.get_attribute("aria-expanded") == "false"
+        assert axe(page) == []
+        page.context.set_offline(False)
+        gone.wait_for(state="hidden")
 
 
 def test_a_stopped_log_stands_still(browser: Browser, used: RouterServer) -> None:

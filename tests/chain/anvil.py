@@ -144,10 +144,6 @@ class Token:
         """Return what an address holds."""
         return self._read("70a08231", owner)
 
-    def allowance(self, owner: str, spender: str = PERMIT2) -> int:
-        """Return what a spender may still take."""
-        return self._read("dd62ed3e", owner, spender)
-
     def used(self, authorizer: str, nonce: str) -> bool:
         """Return whether an EIP-3009 authorization was used or cancelled."""
         return bool(self._read("e94a0102", authorizer, nonce))

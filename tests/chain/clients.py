@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.chain import HERE, SCRIPTS
 from tests.chain.anvil import EVM_CHAIN_ID, PATH_USD, TEMPO_CHAIN_ID, USDC, Account, Chain
 from tests.chain.catcher import Catcher, Signed
-from tests.chain.installed import SCRIPTS, node_folder, script_python
+from tests.installed import node, node_folder, script_python
 
 PAY_S = 120.0
 _EVM = {"chain_id": EVM_CHAIN_ID, "currency": USDC, "name": "USDC", "version": "2", "decimals": 6}
@@ -137,8 +138,8 @@ class Clients:
     def node(self, script: str, *arguments: str, packages: str = "node") -> list[str]:
         """Return the command that runs one of our scripts beside those packages."""
         if packages not in self._folders:
-            self._folders[packages] = _beside(node_folder(packages))
-        return ["node", str(self._folders[packages] / script), *arguments]
+            self._folders[packages] = _beside(node_folder(HERE / packages))
+        return [str(node()), str(self._folders[packages] / script), *arguments]
 
 
 def decoded(said: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import httpx2 as httpx
 
+from tests.chain import SCRIPTS
 from tests.chain.anvil import EVM_CHAIN_ID, Account, Chain
-from tests.chain.installed import SCRIPTS
 
 NETWORK = f"eip155:{EVM_CHAIN_ID}"
 ANSWER_S = 60.0

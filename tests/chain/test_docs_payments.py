@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests.chain import HERE, SCRIPTS
 from tests.chain.anvil import TEMPO_CHAIN_ID, Account
 from tests.chain.facilitator import Facilitator
-from tests.chain.installed import SCRIPTS, node_folder, script_python
 from tests.chain.parts import Parts
+from tests.installed import node, node_folder, script_python
 from tests.router import Answer, Offered, RouterServer, write_catalog
 from tests.serving import WATCHDOG_S, Serving, bare_environment
 from tests.upstream import ScriptedUpstream
@@ -98,14 +99,14 @@ def environment(folder: Path) -> dict[str, str]:
 def interpreter(name: str) -> list[str]:
     """Return what runs a program: node, or the Python that has the packages which the document installs."""
     scripts = {"pay_x402.py": "pay_x402.py", "pay_mpp.py": "pay_pympp.py"}
-    return ["node"] if name.endswith(".mjs") else [str(script_python(SCRIPTS / scripts[name]))]
+    return [str(node())] if name.endswith(".mjs") else [str(script_python(SCRIPTS / scripts[name]))]
 
 
 @pytest.fixture(scope="module")
 def shop(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Start the router by the document's own lines, with MPP's too."""
     folder = tmp_path_factory.mktemp("docs")
-    (folder / "node_modules").symlink_to(node_folder("node") / "node_modules")
+    (folder / "node_modules").symlink_to(node_folder(HERE / "node") / "node_modules")
     places = {
         "https://x402.org/facilitator": parts.facilitator.url,
         "https://sepolia.base.org": parts.chain.url,

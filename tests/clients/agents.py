@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from router.cli import main
 from tests.clients.packages import environment
 from tests.router import Offered, RouterServer, write_catalog
+from tests.service.walking import wait_for
 from tests.upstream import Behaviour, ScriptedUpstream, Turn, stream
 
 PNG = bytes.fromhex(
@@ -25,11 +26,12 @@ ANSWERING = "answering"
 WATCHDOG_S = 300.0  # a start of OpenClaw alone takes 20 s of CPU
 
 
-def calls(tool: str, **arguments: Any) -> Behaviour:
-    """Call one tool."""
+def calls(tool: str, thoughts: str = "", **arguments: Any) -> Behaviour:
+    """Call one tool, after thoughts that are shown."""
     function = {"name": tool, "arguments": json.dumps(arguments)}
     call = {"index": 0, "id": "call_ae1e15c5", "type": "function", "function": function}
-    return stream([{"tool_calls": [call]}], finish="tool_calls")
+    thinking = [{"reasoning_content": thoughts}] if thoughts else []
+    return stream([*thinking, {"tool_calls": [call]}], finish="tool_calls")
 
 
 def steps(*behaviours: Behaviour, title: str = "A title") -> Behaviour:
@@ -62,6 +64,11 @@ class Bench:
         assert done.exit_code == 0, done.output
         return done.output
 
+    def elsewhere(self, home: Path) -> Bench:
+        """Return the same in another HOME, where no earlier run of the client is known."""
+        home.mkdir()
+        return replace(self, home=home)
+
     def run(self, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run the client to its end in its HOME."""
         return subprocess.run(
@@ -81,11 +88,25 @@ class Bench:
         key: str = json.loads(CliRunner().invoke(main, command).stdout)["key"]
         return key
 
-    def decisions(self) -> list[dict[str, Any]]:
-        """Return the decision log's records of requests."""
-        files = sorted((self.router.data / "decisions").iterdir())
-        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        return [line for line in lines if "request_id" in line]
+    def outcomes(self, count: int) -> list[str]:
+        """Return how the requests in the log ended, once it has so many."""
+
+        def look() -> list[str] | None:
+            found = [line["outcome"] for line in self.router.logged()]
+            return found if len(found) >= count else None
+
+        return wait_for(look, f"{count} outcomes")
+
+    def decisions(self, count: int = 0) -> list[dict[str, Any]]:
+        """Return the decision log's records, once it has so many: they are written in batches."""
+
+        def look() -> list[dict[str, Any]] | None:
+            files = sorted((self.router.data / "decisions").glob("*"))
+            lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+            found = [line for line in lines if "request_id" in line]
+            return found if len(found) >= count else None
+
+        return wait_for(look, f"{count} decisions")
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients.agents import ANSWERING, PNG, Bench, bench, calls, steps
-from tests.clients.packages import node, npm_packages
+from tests.clients.packages import npm_packages
+from tests.installed import node
 from tests.upstream import Received, stream
 
 pytestmark = pytest.mark.openclaw
@@ -86,35 +88,37 @@ def test_a_conversation_with_a_tool_and_an_image(connected: Bench) -> None:
     assert texts == ["A dot."]
     assert "data:image/png;base64," in said_by_user(up.requests[-1])[-2]
 
-    decisions = connected.decisions()
+    decisions = connected.decisions(4)
     assert [line["category"] for line in decisions][-1] == "vision"
     assert all(line["stripped"] for line in decisions)
     assert [line["need"]["pinned"] is not None for line in decisions] == [False, True, True, True]
     assert len(up.requests) == len(decisions) == 4  # no title, no warm-up, no retry
 
 
-def test_a_wrong_key_is_told_as_one_and_asked_once(connected: Bench) -> None:
-    file = connected.home / ".openclaw/openclaw.json"
-    right = file.read_text()
-    key = json.loads(right)["models"]["providers"]["router"]["apiKey"]
-    file.write_text(right.replace(key, "sk-wrong"))
-    before = len(connected.router.logged())
-    done = openclaw(connected, "agent", "--local", "--agent", "main", "--message", "Say hello")
-    file.write_text(right)
+# A HOME each: after a refusal OpenClaw leaves the provider alone for a while, whatever its key is then.
+def test_a_wrong_key_is_told_as_one_and_asked_once(paid: Bench, tmp_path: Path) -> None:
+    here = paid.elsewhere(tmp_path / "home")
+    key = here.new_key("--credit", "5")
+    here.init("openclaw", "--key", key)
+    file = here.home / ".openclaw/openclaw.json"
+    file.write_text(file.read_text().replace(key, "sk-wrong"))
+    before = len(here.router.logged())
+    done = openclaw(here, "agent", "--local", "--agent", "main", "--message", "Say hello")
     assert done.returncode == 1
     assert "Authentication failed" in done.stderr
-    assert [line["outcome"] for line in connected.router.logged()[before:]] == ["invalid_api_key"]
+    assert [line["outcome"] for line in here.router.logged()[before:]] == ["invalid_api_key"]
 
 
-def test_a_spent_budget_is_told_as_a_limit_that_resets_and_asked_once(paid: Bench) -> None:
+def test_a_spent_budget_is_told_as_a_limit_that_resets_and_asked_once(paid: Bench, tmp_path: Path) -> None:
     """Any other 402 makes OpenClaw leave the provider alone for ten minutes."""
-    paid.init("openclaw", "--key", paid.new_key("--credit", "5", "--budget-day", "0.0001"))
-    before = len(paid.router.logged())
-    done = openclaw(paid, "agent", "--local", "--agent", "main", "--message", "Say hello")
+    here = paid.elsewhere(tmp_path / "home")
+    here.init("openclaw", "--key", here.new_key("--credit", "5", "--budget-day", "0.0001"))
+    before = len(here.router.logged())
+    done = openclaw(here, "agent", "--local", "--agent", "main", "--message", "Say hello")
     assert done.returncode == 1
     assert "reason=rate_limit" in done.stderr
     assert "Daily usage limit reached, try again in the next day" in done.stderr
-    assert [line["outcome"] for line in paid.router.logged()[before:]] == ["budget_exceeded"]
+    assert [line["outcome"] for line in here.router.logged()[before:]] == ["budget_exceeded"]
 
 
 def test_the_bundled_clawrouter_plugin_chats_and_shows_the_balance(paid: Bench) -> None:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.clients
 
 TOOL_SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 STATUSES = ("401", "402", "404", "429")
+AI_SDK = dict.fromkeys(STATUSES, "AI_APICallError")
 PYDANTIC_AI = {
     "401": "ModelAuthenticationError",
     "402": "ModelQuotaExceededError",
@@ -25,7 +26,11 @@ PYDANTIC_AI = {
 SDKS: dict[str, Any] = {
     "openai-python-2": (run_python, "use_openai.py", {}, {}),
     "openai-node": (run_node, "use_openai.mjs", {"402": "APIError"}, {}),
-    "ai-sdk": (run_node, "use_ai_sdk.mjs", dict.fromkeys(STATUSES, "AI_APICallError"), {}),
+    "openai-python-2-responses": (run_python, "use_openai_responses.py", {}, {}),
+    "openai-node-responses": (run_node, "use_openai_responses.mjs", {"402": "APIError"}, {}),
+    "ai-sdk": (run_node, "use_ai_sdk.mjs", AI_SDK, {"PROVIDER": "@ai-sdk/openai-compatible"}),
+    "ai-sdk-responses": (run_node, "use_ai_sdk.mjs", AI_SDK, {"PROVIDER": "@ai-sdk/openai"}),
+    "openai-agents": (run_python, "use_openai_agents.py", {}, {}),
     "langchain": (run_python, "use_langchain.py", {}, {}),
     # It looks for its prices on the network, but for this.
     "litellm": (run_python, "use_litellm.py", {"402": "APIError"}, {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}),

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-NAMES = ("sse", "stream", "usage", "images", "request", "x402", "mpp", "demand")
+NAMES = ("sse", "stream", "usage", "images", "request", "responses", "x402", "mpp", "demand")
 MAX_BYTES = 4_096
 
 

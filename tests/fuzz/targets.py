@@ -19,6 +19,9 @@ from router.access.terms import Refused
 from router.catalog.snapshot import Policy
 from router.errors import BadRequest, RouterError
 from router.images import check_image
+from router.responses.answer import whole_answer
+from router.responses.events import ResponseEvents
+from router.responses.request import Asked, read_request
 from router.upstream.answer import read_completion
 from router.upstream.faults import AttemptFault
 from router.upstream.sse import EventReader, EventTooLargeError
@@ -127,6 +130,37 @@ def request(data: bytes) -> None:
     assert sent["model"] == "upstream/model"
 
 
+def responses(data: bytes) -> None:
+    """The Responses API: a request is read or refused; what an upstream says is said whole, and ends once."""
+    try:
+        body, asked = read_request(data)
+    except RouterError as refused:
+        refused.body()
+        asked = Asked()
+    else:
+        json.loads(body.for_upstream("upstream/model", writer="provider/model"))
+    try:
+        answer = read_completion(data, METER)
+    except AttemptFault:
+        pass
+    else:
+        assert json.loads(whole_answer(answer.body, asked, 1.0, "provider/model"))["object"] == "response"
+    relay, events, said = (
+        StreamRelay(Pieces(cut(data)), METER, "finish_chunk"),
+        ResponseEvents(asked, 1.0, "provider/model"),
+        b"",
+    )
+    try:
+        done(relay.begin())
+    except AttemptFault:
+        return
+    while piece := done(relay.next()):
+        said += events.feed(piece)
+    kinds = [line for line in said.splitlines() if line.startswith(b"event: response.")]
+    ends = [kind for kind in kinds if kind.endswith((b"completed", b"incomplete", b".failed"))]
+    assert ends == kinds[-1:]
+
+
 def x402(data: bytes) -> None:
     """The header of an x402 payment, as it comes and as JSON inside: refused, or a claim."""
     for header in (data.decode("latin-1"), base64.b64encode(data).decode()):
@@ -166,6 +200,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "usage": usage,
     "images": images,
     "request": request,
+    "responses": responses,
     "x402": x402,
     "mpp": mpp,
     "demand": demand,
@@ -206,6 +241,14 @@ SEEDS: dict[str, list[bytes]] = {
         b'{"model":"auto","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5}',
         b'{"model":"a/b","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"%b"}}]}]}'
         % _PNG,
+    ],
+    "responses": [
+        b'{"model":"auto","input":[{"role":"user","content":[{"type":"input_text","text":"hi"}]},'
+        b'{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},'
+        b'{"type":"function_call_output","call_id":"c","output":"x"}],"tools":[{"type":"custom","name":"p"}]}',
+        b'{"choices":[{"message":{"content":"hi","tool_calls":[{"id":"c","function":{"name":"f","arguments":"{}"}}]}}]}',
+        b"\x40" + _CHUNK + _STOP + _LAST + _DONE,
+        b'\x09data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f"}}]}}]}\n\n' + _STOP,
     ],
     "x402": [json.dumps(x402_parts.payment(scheme)).encode() for scheme in ("exact", "upto")],
     "mpp": [json.dumps(_CREDENTIAL).encode()],

@@ -29,6 +29,7 @@ from tests.service.walking import (
 )
 from tests.upstream import Gate, ScriptedUpstream, answer, stream
 
+ADMIN = "the admin key of these tests"
 MODEL = "test/model"
 USAGE = {"prompt_tokens": 1_000, "completion_tokens": 500, "total_tokens": 1_500}
 UNKNOWN = "rk_" + "A" * 49
@@ -50,7 +51,9 @@ def catalog(up: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> P
 def open_router(
     catalog: Path, database_url: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RouterServer]:
-    with RouterServer(catalog, tmp_path_factory.mktemp("open"), database_url=database_url) as server:
+    with RouterServer(
+        catalog, tmp_path_factory.mktemp("open"), database_url=database_url, admin_key=ADMIN
+    ) as server:
         yield server
 
 
@@ -59,7 +62,7 @@ def paid(
     catalog: Path, database_url: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RouterServer]:
     folder = tmp_path_factory.mktemp("paid")
-    with RouterServer(catalog, folder, access="paid", database_url=database_url) as server:
+    with RouterServer(catalog, folder, access="paid", database_url=database_url, admin_key=ADMIN) as server:
         yield server
 
 
@@ -183,8 +186,10 @@ def test_a_revoked_key_is_refused_within_a_second(router: RouterServer) -> None:
 
 def test_an_expired_key_is_refused_and_one_of_today_is_not(router: RouterServer) -> None:
     today = datetime.now(UTC).date()
-    old, _ = make_key(router, "--credit", "1", "--expires", str(today - timedelta(days=1)))
     new, _ = make_key(router, "--credit", "1", "--expires", str(today + timedelta(days=1)))
+    old, key_id = make_key(router, "--credit", "1")
+    past = {"expires": str(today - timedelta(days=1))}
+    assert router.request("POST", f"/admin/keys/{key_id}", past, bearer(ADMIN)).status == 200
 
     check_refused(ask(router, old), "expired")
     assert ask(router, new).status == 200

@@ -325,6 +325,36 @@ def test_an_unknown_route_is_a_404_in_the_openai_form(router: RouterServer, path
     assert check_error(got, 404, None)["name"] in ("route_not_found", "not_found")
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/v1/chat/completions", "base URL is wrong"),
+        ("/v1/chat/completions/chat/completions", "base URL is wrong"),
+        ("/api/v1/responses", "base URL is wrong"),
+        ("/openai/v1/models/", "base URL is wrong"),
+        ("/v1/completions", "POST /v1/chat/completions or"),
+        ("/v1/messages", "POST /v1/chat/completions or"),
+        ("/v1/embeddings", "chat alone"),
+        ("/v1/audio/speech", "chat alone"),
+        ("/nope", "; GET /schema lists all."),
+    ],
+)
+def test_a_route_that_clients_ask_for_by_mistake_is_told_the_right_one(
+    router: RouterServer, path: str, said: str
+) -> None:
+    got = router.request("POST", path, b"{}")
+
+    assert said in check_error(got, 404, None)["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/route"])
+@pytest.mark.parametrize("body", [b"", b" \n"])
+def test_an_empty_body_is_called_empty(router: RouterServer, path: str, body: bytes) -> None:
+    got = router.request("POST", path, body)
+
+    assert check_error(got, 400, None)["message"] == "The body is empty; send a JSON object."
+
+
 def test_a_body_over_the_limit_is_a_413(router: RouterServer) -> None:
     body = json.dumps(question("x" * LIMIT_BYTES)).encode()
 

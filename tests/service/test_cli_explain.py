@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from router import __version__
 from router.catalog.files import default_directory, read_providers
 from router.cli import main
-from tests.serving import Serving, serve
+from tests.serving import Serving, run_router, serve
 
 Run = Callable[..., Result]
 RECORD = {
@@ -249,3 +249,77 @@ def test_an_unknown_command_is_refused(run: Run) -> None:
     result = run("sevre")
     assert result.exit_code == 2
     assert "sevre" in result.stderr
+
+
+def test_in_a_pipe_every_name_stays_whole(run: Run) -> None:
+    prompt = "Prove that the square root of 2 is irrational"
+    losers = explained(run, "--any-key", prompt)["losers"]
+    shown = run("explain", "--any-key", "--all-losers", prompt).output.split("not chosen")[1]
+    assert {line.split()[0] for line in shown.splitlines()[1:] if "  " in line} >= {
+        x["model"] for x in losers
+    }
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_without_unicode_is_told_all_the_same(tmp_path: Path, encoding: str) -> None:
+    done = run_router(tmp_path, "explain", "Скажи привет ☃", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert "####" in done.stdout
+    assert "\\u043f" in done.stdout  # a word that weighed, by its numbers
+
+
+def test_a_prompt_is_read_in_a_locale_without_utf8(tmp_path: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    prompt = "Доказать, что корень из двух иррационален"
+    done = run_router(tmp_path, "explain", "--json", prompt, **plain)
+    assert json.loads(done.stdout)["category"] == "reasoning", done.stderr
+
+
+@pytest.mark.parametrize("group", [(), ("catalog",), ("keys",), ("ledger",)])
+def test_help_says_in_a_line_what_each_command_does(run: Run, group: tuple[str, ...]) -> None:
+    lines = run(*group, "--help").output.split("Commands:")[1].splitlines()
+    assert not [line for line in lines if line.endswith("...")]
+
+
+def ask(server: Serving, content: str, **headers: str) -> str:
+    """Return the request id of an answer."""
+    fields = {"model": "auto", "messages": [{"role": "user", "content": content}]}
+    url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+    got = httpx.post(url, json=fields, headers=headers, timeout=60, trust_env=False)
+    assert got.status_code == 200, got.text
+    return got.headers["x-request-id"]
+
+
+def test_the_decision_behind_an_answer_is_shown_by_its_id(tmp_path: Path) -> None:
+    with serve(tmp_path, "--port", "0", "--demo", "--data", "books") as server:
+        server.read_until("ready")
+        ours = ask(server, "Say hello in French")
+        ask(server, "Write a Python function that parses ISO dates", **{"x-request-id": 'mine "1"'})
+        server.terminate()
+        assert server.wait() == 0
+    shown = run_router(tmp_path, "explain", "--request", ours, "--data", "books")
+    assert shown.returncode == 0, shown.stderr
+    assert "demo/small at demo  (cheapest_in_band, balanced)" in shown.stdout
+    assert "e-0" not in shown.stdout  # amounts are written out
+    assert shown.stdout.splitlines()[-1].endswith(ours)
+    theirs = run_router(tmp_path, "explain", "--request", 'mine "1"', "--data", "books", "--json")
+    assert json.loads(theirs.stdout)["chosen"]["model"] == "demo/coder"
+    unknown = run_router(tmp_path, "explain", "--request", "req_0", "--data", "books")
+    assert (unknown.returncode, "has no request 'req_0'" in unknown.stderr) == (1, True)
+
+
+def test_a_logged_decision_is_asked_for_alone(run: Run) -> None:
+    for more in (["hello"], ["--mode", "cost"], ["--any-key"], ["--catalog", "x"]):
+        assert run("explain", "--request", "req_0", *more).exit_code == 2
+
+
+def test_a_table_in_a_pipe_keeps_each_key_and_request_on_its_line(tmp_path: Path) -> None:
+    name = "the integration tests of the billing team"
+    made = run_router(tmp_path, "keys", "create", "--name", name, "--credit", "12.5", "--json")
+    account = json.loads(made.stdout)["id"]
+    (key,) = [line for line in run_router(tmp_path, "keys", "list").stdout.splitlines() if account in line]
+    assert name in key
+    (topup,) = run_router(tmp_path, "ledger", "export").stdout.splitlines()[3:4]
+    assert account in topup
+    folded = run_router(tmp_path, "keys", "list", COLUMNS="60").stdout
+    assert name not in folded  # who names a width gets it

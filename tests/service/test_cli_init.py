@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 
 from router.access.keys import well_formed
 from router.cli import main
-from router.cli.init_clients import clients
 from router.cli.init_starter import settings_file
 from router.settings import Settings, load_settings
 from tests.router import Offered, RouterServer, write_catalog
@@ -29,6 +28,7 @@ WRITTEN = {
     "aider": [".aider.conf.yml", ".aider.model.metadata.json"],
     "openwebui": ["../openwebui.env"],
     "continue": [".continue/config.yaml"],
+    "codex": [".codex/config.toml"],
 }
 
 
@@ -209,19 +209,42 @@ def test_a_file_that_cannot_be_edited_is_left_and_the_settings_are_shown(
     assert file.read_text() == "models: [{name: mine}]\n"
 
 
+def test_a_key_in_a_file_that_others_can_read_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "opencode.json"
+    file.write_text("{}\n")
+    wish = ("init", "opencode", "--url", "http://127.0.0.1:1", "--file", str(file), "--yes")
+    file.chmod(0o644)
+    free = run(tmp_path, *wish)  # no key: access is open
+    assert (free.exit_code, "can read the key" in free.output) == (0, False)
+    assert f"chmod 600 {file}" in run(tmp_path, *wish, "--key", "rk_mine").output
+    file.chmod(0o600)
+    assert "can read the key" not in run(tmp_path, *wish, "--key", "rk_other").output
+
+
 def test_a_key_with_a_quote_is_refused(router: RouterServer, tmp_path: Path) -> None:
     done = run(tmp_path, "init", "aider", "--url", router.origin, "--key", 'a"b')
     assert done.exit_code == 1
     assert files(tmp_path) == {}
 
 
-def test_codex_is_told_that_it_cannot_and_what_can(tmp_path: Path) -> None:
-    done = run(tmp_path, "init", "codex")
-    assert done.exit_code == 1
-    assert "/v1/responses" in done.stderr
-    named = [name for name in clients() if f"router init {name}" in done.stderr]
-    assert named == ["openclaw", "opencode", "aider", "continue"]
-    assert files(tmp_path) == {}
+def test_codexs_own_settings_stay(router: RouterServer, tmp_path: Path) -> None:
+    file = tmp_path / "home/.codex/config.toml"
+    file.parent.mkdir(parents=True)
+    before = '# mine\n\nmodel = "gpt-6"  # the best\n\n[mcp_servers.docs]\ncommand = "docs" # local\n'
+    file.write_text(before)
+    assert run(tmp_path, "init", "codex", "--url", router.origin, "--dry-run").exit_code == 0
+    assert file.read_text() == before
+    done = run(tmp_path, "init", "codex", "--url", router.origin, stdin="y\n")
+    assert done.exit_code == 0
+    assert file.read_text() == (
+        '# mine\n\nmodel = "auto"  # the best\nmodel_provider = "router"\nmodel_context_window = 64000\n\n'
+        '[mcp_servers.docs]\ncommand = "docs" # local\n\n[model_providers.router]\nname = "LLM router"\n'
+        f'base_url = "{router.base_url}"\nwire_api = "responses"\nexperimental_bearer_token = "unused"\n'
+    )
+    (copy,) = file.parent.glob("config.toml.bak-*")
+    assert copy.read_text() == before
+    again = run(tmp_path, "init", "codex", "--url", router.origin)
+    assert "nothing to change" in again.output
 
 
 def test_alone_it_writes_a_starter_and_asks_before_it_changes_one(tmp_path: Path) -> None:

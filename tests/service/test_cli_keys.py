@@ -202,7 +202,13 @@ def test_a_settings_file_names_the_folder_and_the_database(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "options",
-    [("--rpm", str(10**19)), ("--tpm", str(2**31)), ("--expires", "9999-12-31"), ("--models", "a\n")],
+    [
+        ("--rpm", str(10**19)),
+        ("--tpm", str(2**31)),
+        ("--expires", "9999-12-31"),
+        ("--expires", "2020-01-01"),
+        ("--models", "a\n"),
+    ],
 )
 def test_what_no_database_holds_is_refused_in_words(tmp_path: Path, options: tuple[str, str]) -> None:
     refused = run(tmp_path, keys, "create", "--name", "me", *options)

@@ -191,6 +191,20 @@ def test_a_tool_call_is_cut_by_the_token_limit() -> None:
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"'
 
 
+def test_no_tool_is_called_for_what_openclaw_writes_behind_the_users_words() -> None:
+    """Its state names its tools: taken for words, it had a tool called again after each result, for ever."""
+    state = "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>\nTools: get_weather\n<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
+    user, own = ({"role": "user", "content": text} for text in ("[Sun 2026-11-22 08:44 UTC] hello", state))
+    plain = send({**chat(), "messages": [user, own], "tools": [WEATHER]}).json()["choices"][0]
+    assert "You said: hello. For real answers" in plain["message"]["content"]
+    asks = {"role": "user", "content": "please use get_weather"}
+    called = {"role": "assistant", "content": None, "tool_calls": []}
+    result = {"role": "tool", "tool_call_id": "c", "content": "sunny"}
+    done = send({**chat(), "messages": [asks, called, result, own], "tools": [WEATHER]}).json()["choices"][0]
+    assert "The tool answered: sunny" in done["message"]["content"]
+    assert send(chat("forget_weathers", tools=[WEATHER])).json()["choices"][0]["finish_reason"] == "stop"
+
+
 def test_the_tool_loop_of_the_sdk() -> None:
     async def loop(client: AsyncOpenAI) -> tuple[str, str]:
         messages: list[Any] = [{"role": "user", "content": "call get_weather"}]

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.service.walking import Client, question
 from tests.upstream import Gate, ScriptedUpstream, answer, stream
 
 MODEL = "test/model"
+ADMIN_KEY = "an-admin-key-of-the-tests"
 CONTAINERFILE = Path(__file__).parents[2] / "deploy" / "Containerfile"
 
 
@@ -84,6 +86,20 @@ def test_requests_go_on_when_a_replica_is_away(catalog: Path, up: ScriptedUpstre
         assert Counter(nginx.chat(model=MODEL).status for _ in range(6)) == {200: 6}
 
 
+def test_the_operator_signs_in_through_it(catalog: Path, tmp_path: Path) -> None:
+    with (
+        RouterServer(catalog, tmp_path / "keyed", admin_key=ADMIN_KEY) as router,
+        Nginx(tmp_path, [router.port, router.port]) as nginx,
+    ):
+        form = urlencode({"key": ADMIN_KEY}).encode()
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        signed_in = nginx.request(
+            "POST", "/ui/sign-in", form, headers | {"origin": f"http://127.0.0.1:{nginx.port}"}
+        )
+        assert (signed_in.status, signed_in.headers["location"]) == (303, "/ui")
+        assert nginx.request("POST", "/ui/sign-in", form, headers | {"origin": router.origin}).status == 403
+
+
 def test_a_request_that_was_sent_is_not_sent_again(tmp_path: Path) -> None:
     received = []
 
@@ -126,8 +142,10 @@ def test_the_health_check_of_the_image_asks_for_readiness(two: list[RouterServer
     _python, *arguments = json.loads(form)
 
     def status(port: int) -> int:
-        command = [sys.executable, *(part.replace("8402", str(port)) for part in arguments)]
-        return subprocess.run(command, capture_output=True, check=False).returncode
+        nowhere = f"http://127.0.0.1:{free_port()}"
+        environ = {"ROUTER_PORT": str(port), "HTTP_PROXY": nowhere, "http_proxy": nowhere}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=environ, capture_output=True, check=False).returncode
 
     assert status(two[0].port) == 0
     assert status(free_port()) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from router import __version__
-from router.doctor import storage
+from router.doctor import service, storage
 from router.settings import Settings
 from tests.postgres import Cluster, binaries
 from tests.redis_server import RedisServer
@@ -127,3 +127,9 @@ def test_a_postgresql_is_asked_and_one_that_is_away_is_named() -> None:
     found = storage.database(Settings(database_url=url))
     assert found.state == "failure"
     assert "ROUTER_DATABASE_URL" in found.fix
+
+
+def test_an_address_of_another_machine_is_named_with_its_own_fix() -> None:
+    (found,) = service.address(Settings(host="192.0.2.1", access="paid"))
+    assert found.state == "failure"
+    assert found.fix.startswith("set --host or ROUTER_HOST")

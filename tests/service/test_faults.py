@@ -41,6 +41,17 @@ def test_kills_under_clients_that_retry_with_their_keys_charge_each_key_once() -
     assert about["answered_anew"] > 0
 
 
+def test_kills_and_clients_that_leave_are_billed_alike_over_the_responses_api() -> None:
+    how = kill.How(keys=True, route="responses")
+    (verdict,), (about,) = kill.run(requests=200, at_once=32, kills=2, seeds=1, how=how)
+    assert_clean(verdict)
+    assert (verdict.outcomes, verdict.settled) == ({"whole": 200}, 200)
+    assert about["answered_anew"] > 0
+    verdict, about = asyncio.run(leave.run(150, 32, 1, "responses"))
+    assert_clean(verdict)
+    assert about["left_in_the_middle"] > 30
+
+
 def test_fifty_streams_end_whole_at_a_stop() -> None:
     verdict, about = asyncio.run(stop.run(50))
     assert_clean(verdict)

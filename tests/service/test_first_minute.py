@@ -204,10 +204,11 @@ def test_settings_of_the_environment_reach_the_service(tmp_path: Path, nobody_lo
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("colour = 1\n", "colour: no such setting"),
-        ("port = 70000\n", "ROUTER_PORT"),
-        ("port = \n", "router.toml"),
-        ('access = "free"\n', "ROUTER_ACCESS"),
+        ("colour = 1\n", "router.toml:1: colour: no such setting"),
+        ('log = "json"\nport = 70000\n', "router.toml:2: port (ROUTER_PORT): "),
+        ("port = \n", "router.toml: "),
+        ('acces = "paid"\n', "router.toml:1: acces: no such setting; did you mean access?"),
+        ('access = "free"\n', "router.toml:1: access (ROUTER_ACCESS): "),
     ],
 )
 def test_a_wrong_line_of_router_toml_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -216,6 +217,22 @@ def test_a_wrong_line_of_router_toml_is_named(tmp_path: Path, text: str, said: s
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_mistyped_variable_is_said_at_the_start(tmp_path: Path, workers: str) -> None:
+    with serve(tmp_path, "--demo", "--workers", workers, ROUTER_ACESS="paid") as serving:
+        serving.read_until("ROUTER_ACESS is no setting and does nothing: did you mean ROUTER_ACCESS?")
+        serving.read_until(READY)
+    assert serving.text.count("ROUTER_ACESS") == 1
+
+
+def test_where_a_wrong_value_came_from_is_said(tmp_path: Path) -> None:
+    (tmp_path / "router.toml").write_text('host = "0.0.0.0"\naccess = "paid"\n')
+    by_variable = run_router(tmp_path, "serve", ROUTER_GRACE_S="long").stderr
+    assert by_variable.startswith("Error: environment: grace_s (ROUTER_GRACE_S): ")
+    by_flag = run_router(tmp_path, "serve", "--access", "open").stderr
+    assert by_flag.startswith("Error: access is open and the address 0.0.0.0 is public")
 
 
 def test_a_database_that_is_away_ends_the_start_with_the_fix(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from benchmarks.made_up import records
 from router.errors import Unavailable
 from router.history.figures import DAY_S, RANGES, batch_of
-from router.history.history import History, open_history
+from router.history.history import MOST_WORDS, History, open_history
 from router.history.record import Attempt, Record, Wish
 from router.history.store import Store
+from router.history.words import Said, Words
 from tests.postgres import execute
 
 NOW_S = 1_795_000_000.0
@@ -53,7 +55,7 @@ def place(database_url: str | None, tmp_path: Path) -> tuple[Path, str | None]:
 
 async def _emptied(folder: Path, url: str) -> None:
     async with opened((folder, url)):
-        tables = ("requests", "figures", "latencies", "calls", "spent")
+        tables = ("requests", "words", "figures", "latencies", "calls", "spent")
         await asyncio.to_thread(execute, url, f"TRUNCATE {', '.join(f'history_{name}' for name in tables)}")
 
 
@@ -70,6 +72,24 @@ async def opened(place: tuple[Path, str | None], keep: int = 1_000) -> AsyncIter
 
 async def filled(store: Store, *made: Record) -> None:
     await store.write(batch_of(made))
+
+
+def test_what_lies_between_is_counted_up_to_a_bound(place: tuple[Path, str | None]) -> None:
+    async def run() -> None:
+        async with opened(place) as history:
+            store = history.store
+            await filled(store, *(record(n, model=f"a/{n % 3}") for n in range(12)))
+            last = await store.newest()
+            first = last - 11
+            everything = Wish(after=first - 1, before=last + 1)
+            assert await store.between(everything) == (12, True)
+            assert await store.between(msgspec.structs.replace(everything, model="a/1")) == (4, True)
+            assert await store.between(Wish(after=first, before=last)) == (10, True)
+            assert await store.between(everything, most=5) == (5, False)
+            assert await store.between(Wish(after=last)) == (0, True)
+            assert await store.between(Wish(after=first - 1, before=last, found_id="req_")) == (0, False)
+
+    asyncio.run(run())
 
 
 def test_requests_and_attempts_are_summed_apart(place: tuple[Path, str | None]) -> None:
@@ -235,6 +255,52 @@ def test_old_requests_and_old_minutes_go_and_days_stay(place: tuple[Path, str | 
             late = NOW_S - 50 * DAY_S
             assert (await history.store.summary(RANGES["1h"], late)).total.requests == 30
             assert (await history.store.summary(RANGES["30d"], late)).total.requests == 35
+
+    asyncio.run(run())
+
+
+def test_words_are_read_by_their_request_and_go_with_it(place: tuple[Path, str | None]) -> None:
+    words = Words((Said("user", "a \x00 b \U0001f600"),), older=2, answer="yes")
+
+    async def run() -> None:
+        async with opened(place) as history:
+            await filled(history.store, *(record(n, words=words) for n in range(3)), record(3))
+            assert await history.store.words("req_0000") == words
+            assert await history.store.words("req_0003") is None
+            assert (await history.store.find(Wish(), 10)).records[-1].words is None
+            await history.store.forget(2, NOW_S)
+            kept = [await history.store.words(f"req_{n:04d}") is not None for n in range(4)]
+            assert kept == [False, False, True, False]
+
+    asyncio.run(run())
+
+
+def test_words_wait_for_the_disk_in_a_bounded_number(place: tuple[Path, str | None]) -> None:
+    words = Words((Said("user", "hello"),))
+
+    async def run() -> None:
+        async with opened(place, keep=10_000) as history:
+            for number in range(MOST_WORDS + 1):
+                history.note(record(number, words=words))
+            await history.flush()
+            assert await history.store.words(f"req_{MOST_WORDS - 1:04d}") == words
+            assert await history.store.words(f"req_{MOST_WORDS:04d}") is None
+            assert await history.store.one(f"req_{MOST_WORDS:04d}") is not None
+
+    asyncio.run(run())
+
+
+def test_a_history_of_before_is_brought_forward(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with opened((tmp_path, None)) as history:
+            await filled(history.store, record(1))
+        with sqlite3.connect(tmp_path / "history.db") as old:
+            old.execute("DROP TABLE history_words")
+            old.execute("PRAGMA user_version = 1")
+        async with opened((tmp_path, None)) as history:
+            await filled(history.store, record(2, words=Words((Said("user", "new"),))))
+            assert await history.store.words("req_0002") is not None
+            assert await history.store.one("req_0001") is not None
 
     asyncio.run(run())
 

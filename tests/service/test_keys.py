@@ -12,6 +12,7 @@ from router.access.keys import Keys, NewKey, authorization_of, key_text, well_fo
 from router.catalog.snapshot import Limits
 from router.errors import InvalidKey, NotFound, Unavailable
 from router.ledger.engines import open_storage
+from router.ledger.keysearch import KeyWish, Low
 from router.ledger.keystore import KeyRecord
 from router.ledger.ledger import unavailable
 from tests.service.ledgers import Books
@@ -153,6 +154,66 @@ def test_who_needs_credit(keys: Waiting) -> None:
     assert keys.identify(bearer(plain), "open").account == plain_key.id
 
 
+def test_many_keys_are_searched_counted_and_summed(keys: Waiting, clock: Clock, books: Books) -> None:
+    made = []
+    for number in range(12):
+        made.append(keys.create(NewKey(f"Team {number:02d} 100% _é", credit_nusd=number * 10**9)))
+        clock.now_s += 1
+    _, plain = keys.create(NewKey("Ärger mit Großbuchstaben"))
+    keys.revoke(made[3][1].id)
+    clock.now_s += 1
+    keys.create(NewKey("ended", credit_nusd=5, last_day=date(2026, 11, 1)))
+    clock.now_s += 2 * 86_400
+
+    def names(wish: KeyWish, limit: int = 50, offset: int = 0) -> tuple[list[str], int]:
+        found, number = keys.search(wish, limit, offset)
+        return [key.name for key, _ in found], number
+
+    assert names(KeyWish(), 2) == (["ended", plain.name], 14)
+    assert names(KeyWish("team"), 3, 9)[0] == [f"Team {n:02d} 100% _é" for n in (2, 1, 0)]
+    assert names(KeyWish("TEAM 0"))[1] == 10
+    assert names(KeyWish("% _"))[1] == 12
+    assert names(KeyWish("% x"))[1] == 0
+    assert names(KeyWish("Großbuch")) == ([plain.name], 1)
+    assert names(KeyWish(plain.id[:10])) == ([plain.name], 1)
+    assert names(KeyWish(made[5][0])) == ([made[5][1].name], 1)
+    assert names(KeyWish("'; DROP TABLE api_keys; --\0"))[1] == 0
+    assert names(KeyWish("team", "revoked")) == ([made[3][1].name], 1)
+    assert names(KeyWish("", "expired")) == (["ended"], 1)
+    assert names(KeyWish("", "active"), 1, 11)[1] == 12
+    assert names(KeyWish(), 50, 99) == ([], 14)
+    told = keys.totals()
+    assert (told.keys, told.active, told.held_nusd) == (14, 12, 0)
+    assert told.credit_nusd == sum(n for n in range(12) if n != 3) * 10**9
+
+
+def test_keys_that_run_low_are_found_among_many(keys: Waiting, clock: Clock, books: Books) -> None:
+    bounds = Low(500_000_000, 90)
+    for number in range(20):
+        keys.create(NewKey(f"rich {number}", credit_nusd=10**10, budget_day_nusd=10**9))
+    _, poor = keys.create(NewKey("poor", credit_nusd=100_000_000))
+    assert keys.low(bounds, 5) == ([], 0)  # what was never used does not run low
+    spent = (
+        "charged_nusd = 40000000, balance_nusd = 60000000, day = '2026-11-01', day_charged_nusd = 40000000"
+    )
+    books.execute(f"UPDATE accounts SET {spent} WHERE id = '{poor.id}'")
+    found, number = keys.low(bounds, 5)
+    assert [(key.name, account.available_nusd) for key, account in found] == [("poor", 60_000_000)]
+    assert number == 1
+    assert keys.totals().day_nusd == 40_000_000
+    books.execute(
+        f"UPDATE accounts SET balance_nusd = 600000000, budget_day_nusd = 44000000 WHERE id = '{poor.id}'"
+    )
+    assert keys.low(bounds, 5)[1] == 1  # of its budget, more than nine tenths are used
+    clock.now_s += 86_400
+    assert keys.low(bounds, 5)[1] == 0
+    assert keys.totals().day_nusd == 0
+    books.execute(f"UPDATE accounts SET balance_nusd = 1 WHERE id = '{poor.id}'")
+    assert keys.low(bounds, 5)[1] == 1
+    keys.revoke(poor.id)
+    assert keys.low(bounds, 5)[1] == 0
+
+
 def test_doubled_headers_are_one_that_is_not_valid(keys: Waiting) -> None:
     text, _ = keys.create(NewKey("me"))
     one = (b"authorization", bearer(text))
@@ -191,6 +252,12 @@ def test_a_key_works_through_its_last_day(keys: Waiting, clock: Clock) -> None:
     clock.now_s = NOON_S + 12 * 3600
     with pytest.raises(InvalidKey, match="expired"):
         keys.identify(bearer(text), "open")
+
+
+def test_a_key_that_would_be_expired_is_not_made(keys: Waiting) -> None:
+    with pytest.raises(ValueError, match="2026-10-31, is past"):
+        keys.create(NewKey("me", credit_nusd=5, last_day=date(2026, 10, 31)))
+    assert keys.search(KeyWish(), 1, 0)[1] == 0
 
 
 def test_topups_are_booked_once_and_make_a_key_prepaid(keys: Waiting, clock: Clock, books: Books) -> None:

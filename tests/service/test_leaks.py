@@ -124,7 +124,7 @@ def wait_rest(router: RouterServer, up: ScriptedUpstream, tasks: int) -> None:
     """Wait until no call, no hold and no task is left."""
     up.wait_idle()
     wait_all_ended(router)
-    wait_for(lambda: True if router.tasks() == tasks else None, f"only {tasks} tasks")
+    wait_for(lambda: True if router.tasks() <= tasks else None, f"only {tasks} tasks")
 
 
 def test_faults_and_leaving_clients_leave_nothing_behind(router: RouterServer, up: ScriptedUpstream) -> None:
@@ -133,6 +133,7 @@ def test_faults_and_leaving_clients_leave_nothing_behind(router: RouterServer, u
         misbehave(router, number)
     wait_rest(router, up, tasks)
     wait_for(lambda: next(router.data.glob("decisions/*"), None), "the decision log's file")
+    tasks = min(tasks, router.tasks())  # what a start has to do once is done
     before = wait_for(lambda: own_descriptors(up), "the descriptors")
 
     with ThreadPoolExecutor(8) as pool:

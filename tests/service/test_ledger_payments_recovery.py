@@ -160,6 +160,50 @@ asyncio.run(main())
 """
 
 
+BUYER = """
+import asyncio, sys, time
+from pathlib import Path
+from router.ledger.engines import open_ledger
+from router.ledger.payments import WALLET
+from tests.service.ledgers import NOW
+from tests.service.wallets import claim, pay, paying
+
+async def main():
+    ledger = open_ledger(Path(sys.argv[1]), sys.argv[2] or None, clock=time.time)
+    await ledger.start()
+    for name in ("credited", "paid"):
+        await ledger.hold(paying(name))
+        await pay(ledger, claim(name).key, "0x" + name, taken=10_000, nusd=10)
+    key = claim("credited").key
+    await ledger.books.topup("key_a", 10, source=WALLET, external_id=key, now=NOW)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+def test_credit_that_was_given_before_a_crash_is_served_and_what_was_not_given_is_listed(
+    books: Books,
+) -> None:
+    with run_process(books, BUYER) as buyer:
+        assert buyer.stdout
+        assert buyer.stdout.readline() == "ready\n"
+        buyer.send_signal(signal.SIGKILL)
+        buyer.wait()
+    ledger = books.open()
+    with running(ledger) as runner:
+        assert runner.run(ledger.end_open_holds()) == 2
+    credited, paid = listed(books)
+    assert (credited.served_nusd, credited.unserved, credited.unpaid) == (10, False, False)
+    assert (paid.served_nusd, paid.unserved, paid.unpaid) == (None, True, False)
+    assert books.kinds_of("req-credited") == ["hold", "settle"]
+    assert not any(row.estimated for row in books.rows())
+    assert [books.account(who).balance_nusd for who in (PAYER, "key_a")] == [10, 10]
+    assert [payment.claim.key for payment in listed(books, open_only=True)] == [paid.claim.key]
+    assert faults(books) == []
+
+
 def test_a_killed_process_leaves_each_payment_where_it_stood(books: Books) -> None:
     with run_process(books, VICTIM) as victim:
         assert victim.stdout

@@ -131,8 +131,8 @@ def test_a_read_only_folder_is_503_with_the_fix() -> None:
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     with closing(Database(tmp_path / FILE)) as database:
         database.connection.execute("PRAGMA user_version = 9999")
-    with pytest.raises(Unavailable, match="newer router"):
-        Database(tmp_path / FILE)
+    with pytest.raises(Unavailable, match="newer router; upgrade this one; choose another folder"):
+        Database(tmp_path / FILE)  # neither rights nor space are wrong
 
 
 def test_a_start_beside_others_never_loses_its_lock(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def running(
 def check_full(router: RouterServer, says: str, **fields: Any) -> int:
     """Check that a request is refused for a limit; returns the seconds to wait."""
     got = router.chat(**fields)
-    assert (got.status, got.error["code"], got.error["name"]) == (429, 429, "rate_limit_exceeded")
+    assert (got.status, got.error["code"], got.error["name"]) == (429, 429, "models_at_limit")
     assert got.error["type"] == "rate_limit_error"
     assert says in got.error["message"]
     return int(got.headers["retry-after"])

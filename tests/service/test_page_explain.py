@@ -13,6 +13,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from router.running import OTHER_BYTES, OTHER_FILES
+from router.web.explain import FAULTS_SHOWN
 from tests.router import Answer, Offered, RouterServer, write_catalog
 from tests.upstream import ScriptedUpstream, answer
 
@@ -203,6 +205,65 @@ def test_a_catalog_on_disk_decides_and_its_faults_have_their_line(
     assert re.search(r"models/other/only.toml:\d+: offers\[0\].price.input: ", text), text
     assert before_of(router, text="Say hello", catalog=str(other), before=before) == before
     assert "Winner cheapest_in_band test/ blind" in told(router, text="Say hello")
+
+
+def test_a_folder_that_is_too_large_is_not_read(
+    router: RouterServer, up: ScriptedUpstream, tmp_path: Path
+) -> None:
+    other = write_catalog(tmp_path / "other", {"scripted": up.base_url}, [Offered("other/only")])
+    many = other / "models" / "many"
+    many.mkdir()
+    for number in range(OTHER_FILES - len([*other.rglob("*")])):
+        (many / f"{number}.txt").touch()
+    assert "other/ only" in told(router, text="Say hello", catalog=str(other))  # as many as may be
+    (many / "last.txt").touch()
+    text = told(router, text="Say hello", catalog=str(other))
+    assert f"not read: it holds more than {OTHER_FILES:,} files and folders" in text
+    assert f"router explain --catalog {other}" in text
+
+    for file in many.iterdir():
+        file.unlink()
+    for number in range(3):
+        (many / f"{number}.toml").write_text("#" * (OTHER_BYTES // 3 + 1))
+    assert f"bytes, more than {OTHER_BYTES:,}" in told(router, text="Say hello", catalog=str(other))
+
+
+def test_a_folder_in_circles_ends(router: RouterServer, up: ScriptedUpstream, tmp_path: Path) -> None:
+    other = write_catalog(tmp_path / "other", {"scripted": up.base_url}, [Offered("other/only")])
+    for number in range(10):  # a million ways to the bottom
+        (other / "models" / f"again{number}").symlink_to(other)
+    assert "files and folders" in told(router, text="Say hello", catalog=str(other))
+
+
+@pytest.mark.parametrize("linked", ["policy.toml", "models/a/secret.toml", "providers/own", "models/b"])
+def test_a_link_out_of_the_folder_is_not_followed(
+    router: RouterServer, up: ScriptedUpstream, tmp_path: Path, linked: str
+) -> None:
+    other = write_catalog(tmp_path / "other", {"scripted": up.base_url}, [Offered("other/only")])
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "secret.toml").write_text('the_admins_own_name = "hunter2"\npays = "hunter2"\n')
+    link = other / linked
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(private if "." not in linked else private / "secret.toml")
+    text = told(router, text="Say hello", catalog=str(other))
+    assert "that leads out of the folder" in text
+    assert "hunter2" not in text
+    assert "the_admins_own_name" not in text
+
+    link.unlink()
+    (other / "models" / "other" / "same.toml").symlink_to(other / "models" / "other" / "only.toml")
+    assert "other/ same" in told(router, text="Say hello", catalog=str(other))  # one inside is followed
+
+
+def test_of_many_faults_the_first_are_shown(
+    router: RouterServer, up: ScriptedUpstream, tmp_path: Path
+) -> None:
+    other = write_catalog(tmp_path / "other", {"scripted": up.base_url}, [Offered("other/only")])
+    (other / "policy.toml").write_text("".join(f"unknown_{number} = 1\n" for number in range(5_000)))
+    body = post(router, "/ui/explain", text="Say hello", catalog=str(other)).body.decode()
+    assert body.count("<li>policy.toml:") == FAULTS_SHOWN
+    assert f"And {101 - FAULTS_SHOWN} more: <code>router catalog check" in body
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,22 @@ def test_anybody_sees_what_is_served_and_what_they_pay(router: RouterServer) -> 
     assert models(router, "state=unusable") == models(router)
 
 
+def test_programs_are_told_the_price_that_they_pay(router: RouterServer) -> None:
+    (dear,) = [each for each in router.request("GET", "/v1/models").json["data"] if each["id"] == "test/dear"]
+    assert (dear["pricing"]["prompt"], dear["pricing"]["completion"]) == ("0.000015", "0.00003")
+    (provider,) = router.request("GET", "/v1/catalog").json["providers"]
+    (dear,) = [each for each in provider["models"] if each["id"] == "test/dear"]
+    assert dear["pricing"]["inputMicrosPerMillion"] == 15_000_000
+    assert dear["pricing"]["outputMicrosPerMillion"] == 30_000_000
+
+
+def test_the_admin_key_in_a_header_is_the_operators_here_too(router: RouterServer) -> None:
+    got = router.request("GET", "/ui/models/test/dear", None, {"authorization": f"Bearer {ADMIN_KEY}"})
+    assert b"dear.toml" in got.body
+    customer = router.request("GET", "/ui/models/test/dear", None, {"authorization": "Bearer rk_some_key"})
+    assert (customer.status, b"dear.toml" in customer.body) == (200, False)
+
+
 def test_the_operator_sees_costs_sources_and_what_is_missing(operated: RouterServer) -> None:
     assert "test/locked" in models(operated)
     text = seen(operated, "/ui/models/test/locked")

@@ -131,18 +131,34 @@ def test_a_session_ends_by_itself_and_no_other_cookie_is_one(keyed: RouterServer
     assert keyed.request("GET", "/ui", None, cookie).status == 401
 
 
-def test_wrong_keys_are_told_so_and_soon_refused_without_a_look(keyed: RouterServer) -> None:
+def test_wrong_keys_are_told_so_and_soon_refused_but_lock_nobody_out(keyed: RouterServer) -> None:
     first = sign_in(keyed, "guess")
     assert first.status == 401
     assert b"neither the admin key nor an API key" in first.body
     for _ in range(4):
         sign_in(keyed, "guess")
 
-    refused = sign_in(keyed, ADMIN_KEY)
+    refused = sign_in(keyed, "guess")
     assert refused.status == 429
     assert 0 < int(refused.headers["retry-after"]) <= 60
-    keyed.skip(61)
+    assert keyed.request("GET", "/ui", None, {"authorization": "Bearer guess"}).status == 429
+    assert keyed.request("GET", "/ui", None, {"authorization": f"Bearer {ADMIN_KEY}"}).status == 200
     assert sign_in(keyed, ADMIN_KEY).status == 303
+    keyed.skip(61)
+    assert sign_in(keyed, "guess").status == 401
+
+
+def test_a_page_that_says_what_went_wrong_knows_who_looks(
+    open_router: RouterServer, keyed: RouterServer
+) -> None:
+    nowhere = open_router.request("GET", "/ui/nope")
+    assert nowhere.status == 404
+    assert b'href="/ui/requests"' in nowhere.body
+    assert b"Sign in" not in nowhere.body
+    assert b"Sign in" in keyed.request("GET", "/ui/nope").body
+    signed_in = keyed.request("GET", "/ui/nope", None, cookie_of(sign_in(keyed, ADMIN_KEY)))
+    assert b"Sign out" in signed_in.body
+    assert b'href="/ui/requests"' in signed_in.body
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:1", "null", None])

@@ -105,6 +105,33 @@ def test_a_form_that_is_sent_twice_makes_one_key_and_shows_it_again(
     assert [row.kind for row in topups] == ["topup"]
 
 
+def test_the_form_that_made_a_key_shows_it_for_a_minute_and_never_makes_another(
+    catalog: Path, tmp_path: Path, database_url: str | None
+) -> None:
+    with RouterServer(catalog, tmp_path, admin_key=ADMIN_KEY, database_url=database_url) as router:
+        operator = Surfer(router)
+        operator.sign_in(ADMIN_KEY)
+        form = operator.form("/ui/account/new", "/ui/account/new")
+        router.step(3_600)  # a form may be open for long before it is sent
+        text, key_id = made(operator.send("/ui/account/new", {**form, "name": "eve"}))
+        router.step(50)
+        assert made(operator.send("/ui/account/new", {**form, "name": "eve"})) == (text, key_id)
+        router.step(15)
+        late = operator.send("/ui/account/new", {**form, "name": "eve"})
+        assert (late.status, late.headers["location"]) == (303, f"/ui/account/keys/{key_id}?done=made")
+        assert text.encode() not in late.body
+        page = operator.seen(late.headers["location"])
+        assert "This form made the key before." in page
+        assert text not in page
+
+        other = operator.form("/ui/account/new", "/ui/account/new")
+        _, revoked = made(operator.send("/ui/account/new", {**other, "name": "eve"}))
+        operator.fill(f"/ui/account/keys/{revoked}", f"/ui/account/keys/{revoked}/revoke", {})
+        assert operator.send("/ui/account/new", {**other, "name": "eve"}).status == 303
+        keys = json.loads(run_command(router, "keys", "list", "--json").stdout)
+        assert [key["id"] for key in keys if key["name"] == "eve"] == [key_id, revoked]
+
+
 def test_what_makes_no_sense_is_said_at_its_field_and_nothing_is_done(operator: Surfer) -> None:
     wrong = {"name": "bob", "rpm": "many", "budget_day": "-1", "credit": "5 dollars", "expires": "soon"}
     before = len(operator.seen("/ui/account?q=bob"))

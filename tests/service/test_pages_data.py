@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from router.history.record import FAILED, group_of
-from tests.router import Asking, Offered, RouterServer, write_catalog
-from tests.service.walking import make_key, request_id, wait_end, wait_for
+from router.web.requests import NEW_ROWS
+from tests.router import Answer, Asking, Offered, RouterServer, write_catalog
+from tests.service.walking import bearer, make_key, request_id, wait_end, wait_for
 from tests.serving import serve
 from tests.upstream import ScriptedUpstream, answer, error_event_after, status
 
@@ -34,7 +35,8 @@ def up() -> Iterator[ScriptedUpstream]:
 
 @pytest.fixture
 def catalog(up: ScriptedUpstream, tmp_path: Path) -> Path:
-    up.on("test/cheap", answer("yes"))
+    for model in ("test/cheap", "test/next", "test/best"):
+        up.on(model, answer("yes"))
     return write_catalog(tmp_path / "catalog", {"scripted": up.base_url}, MODELS, policy=POLICY)
 
 
@@ -48,7 +50,7 @@ def seen(router: RouterServer, path: str) -> str:
     """Return what a page says, without its tags."""
     got = router.request("GET", path)
     assert got.status == 200, got.body
-    body = re.sub(r"(?s)<(script|title|option)\b.*?</\1>", " ", got.body.decode())
+    body = re.sub(r"(?s)<(script|title|option)\b.*?</\1>", " ", got.body.decode().replace("<wbr>", ""))
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
@@ -62,7 +64,7 @@ def test_one_request_and_its_attempts_are_told_apart(router: RouterServer, up: S
     text = seen(router, "/ui?range=1h")
     assert "Requests 1 " in text
     assert "100 %" in text
-    assert re.search(r"Calls to upstreams .* scripted 2 50.0 % \w+ 1", text)
+    assert re.search(r"Calls to upstreams .* scripted 2 1 50.0 % \w+ 1", text)
     detail = seen(router, f"/ui/requests/{name}")
     assert re.search(r"1 test/cheap scripted \w+ 503", detail)
     assert "2 test/next scripted answered 200" in detail
@@ -83,6 +85,46 @@ def test_a_stream_that_breaks_is_a_failed_request_and_a_failed_call(
     assert "1 failed" in seen(router, "/ui")
 
 
+def test_success_is_what_was_answered_of_all_that_should_have_been(
+    up: ScriptedUpstream, tmp_path: Path, database_url: str | None
+) -> None:
+    up.on("test/one", answer("yes"), status(400), status(400), status(500), answer("yes"))
+    models = [Offered("test/one", limits="rpm = 4"), Offered("test/off", extra="enabled = false")]
+    catalog = write_catalog(tmp_path / "catalog", {"scripted": up.base_url}, models)
+    with RouterServer(catalog, tmp_path / "data", database_url=database_url) as router:
+        slow, poor = bearer(make_key(router, "--rpm", "1")[0]), bearer(make_key(router, "--credit", "0")[0])
+        asked = [
+            (200, "ok", router.chat(model="test/one", headers=slow)),
+            (429, "rate_limit_exceeded", router.chat(model="test/one", headers=slow)),
+            (402, "insufficient_credits", router.chat(model="test/one", headers=poor)),
+            (404, "model_not_available", router.chat(model="test/off")),
+            (400, "upstream_refused", router.chat(model="test/one")),
+            (400, "upstream_refused", router.chat(model="test/one")),
+            (502, "upstream_error", router.chat(model="test/one")),
+            (429, "models_at_limit", router.chat(model="test/one")),
+        ]
+        text = seen(router, "/ui?range=1h")
+        ended = router.request("GET", "/ui/requests.csv?outcome=all-failed&range=1h").body.decode()
+        (bad,) = (got for _, name, got in asked if name == "upstream_error")
+        by_id = router.request(
+            "GET", f"/ui/requests.csv?outcome=all-failed&id={request_id(bad)}"
+        ).body.decode()
+        page = router.request("GET", "/ui/requests?outcome=all-failed").body.decode()
+
+    for wanted, name, got in asked:
+        assert (got.status, name) == (wanted, name if got.status == 200 else got.error["name"]), name
+    assert "served ÷ (served + failed) = 1 ÷ 3: " in text
+    assert re.search(r"33.3 % 2 failed · 5 refused · 0 left early", text), text
+    rows = list(csv.DictReader(io.StringIO(ended)))
+    assert {row["outcome"] for row in rows} == {"upstream_error", "models_at_limit"}
+    assert {row["request_id"] for row in rows} >= {
+        row["request_id"] for row in csv.DictReader(io.StringIO(by_id))
+    }
+    assert len(by_id.splitlines()) == 2
+    assert page.count('class="row') == 2
+    assert '<option value="all-failed" selected>' in page
+
+
 def test_money_is_told_exactly_and_savings_are_those_of_the_same_tokens(router: RouterServer) -> None:
     got = router.chat(model="auto")
     usage = got.json["usage"]
@@ -94,7 +136,7 @@ def test_money_is_told_exactly_and_savings_are_those_of_the_same_tokens(router: 
     assert f'title="{usd(cost)}"' in page
     assert f"{usd(best)} − {usd(cost)}" in page
     assert f'title="{usd(best - cost)}"' in page
-    assert "against test/best" in page
+    assert "against test/<wbr>best" in page
 
 
 def test_figures_outlive_the_service(catalog: Path, tmp_path: Path, database_url: str | None) -> None:
@@ -162,6 +204,41 @@ def test_what_is_new_comes_alone(router: RouterServer) -> None:
     assert router.request("GET", f"/ui/requests/new?after={newest[1]}&model=test/best").status == 204
 
 
+def test_what_the_live_log_leaves_out_is_counted_and_one_click_away(
+    router: RouterServer, up: ScriptedUpstream
+) -> None:
+    up.on("test/cheap", status(400))
+    names = []
+    for number in range(NEW_ROWS + 40):
+        got = router.chat(model="test/cheap" if number % 20 else "test/next")
+        assert got.status == (400 if number % 20 else 200)
+        names.append(request_id(got))
+
+    got = router.request("GET", "/ui/requests/new?after=0")
+    assert listed(got) == names[: -NEW_ROWS - 1 : -1]
+    assert b"40 more ended in between and are not listed here." in got.body
+    [older] = re.findall(r'href="(/ui/requests\?[^"]+)">Show them', got.body.decode())
+    assert listed(router.request("GET", html.unescape(older))) == names[39::-1]
+
+    newest = re.search(r'name="after" id="newest" value="(\d+)"', got.body.decode())
+    assert newest is not None
+    seen_before = int(newest[1]) - NEW_ROWS
+    got = router.request("GET", f"/ui/requests/new?after={seen_before}")
+    assert listed(got) == names[: -NEW_ROWS - 1 : -1]
+    assert b"more ended" not in got.body
+    failed = router.request("GET", "/ui/requests/new?after=0&outcome=not-ok").body
+    assert b"33 more ended in between" in failed
+    assert b'href="/ui/requests?outcome=not-ok&amp;before=' in failed
+    few = router.request("GET", "/ui/requests/new?after=0&model=test/next")
+    assert listed(few) == names[::20][::-1]
+    assert b"more ended" not in few.body
+
+
+def listed(got: Answer) -> list[str]:
+    """Return the requests of a page's rows."""
+    return re.findall(r'class="open" href="/ui/requests/(\w+)"', got.body.decode())
+
+
 @pytest.mark.parametrize(
     "text", ["=cmd|' /C calc'!A0", '+1+"1"', "-2", "@SUM(A1)", "<script>alert(1)</script>"]
 )
@@ -217,6 +294,31 @@ def test_what_is_wrong_stands_on_top_with_its_fix(
     assert text.index("rejected") < text.index("older than 90 days")
 
 
+def test_what_fails_at_another_process_is_told_from_the_history(
+    catalog: Path, tmp_path: Path, up: ScriptedUpstream, database_url: str | None
+) -> None:
+    up.on("test/next", *[status(503)] * 12)
+    up.on("test/best", status(401))
+    with (
+        RouterServer(catalog, tmp_path / "data", database_url=database_url) as one,
+        RouterServer(catalog, tmp_path / "data", database_url=database_url) as other,
+    ):
+        for _ in range(6):
+            assert one.chat(model="test/next").status >= 500
+        assert one.chat(model="test/best").status >= 500
+        assert one.chat(model="test/cheap").status == 200
+        seen(one, "/ui")  # it writes what it knows
+        text = seen(other, "/ui")
+        own = seen(one, "/ui")
+
+    assert "Calls of 2 offers fail In the last 10 minutes" in text
+    assert re.search(r"test/next at scripted: \d+ of \d+ calls failed \(unavailable \d+\)", text), text
+    assert "test/best at scripted: 1 of 1 calls failed (auth 1)" in text
+    assert "test/cheap at" not in text
+    assert "test/best at scripted: the key was refused (401)" in own
+    assert "of 1 calls failed" not in own  # it is told once
+
+
 def test_without_a_history_the_pages_say_how_to_have_one(catalog: Path, tmp_path: Path) -> None:
     with RouterServer(catalog, tmp_path / "data", history_requests=0) as router:
         assert router.chat().status == 200
@@ -239,7 +341,7 @@ def test_every_outcome_has_its_meaning() -> None:
         "upstream_timeout",
         "internal_error",
         "unavailable",
-        "rate_limit_exceeded",
+        "models_at_limit",
     } <= FAILED
     meant = {
         "ok": "served",
@@ -248,6 +350,10 @@ def test_every_outcome_has_its_meaning() -> None:
         "storage_unavailable": "failed",
         "insufficient_credits": "refused",
         "invalid_api_key": "refused",
+        "rate_limit_exceeded": "refused",
+        "models_at_limit": "failed",
+        "upstream_rate_limited": "failed",
+        "upstream_refused": "refused",
         "an_upstreams_own_word": "refused",
     }
     assert {name: group_of(name) for name in meant} == meant
@@ -275,7 +381,7 @@ def test_any_worker_tells_what_all_have_served(tmp_path: Path) -> None:
 
         def all_told() -> bool | None:
             texts = [ask.request("GET", "/ui?range=1h").body.decode() for _ in range(6)]
-            return all(re.search(r'<dd class="value">20</dd>', text) for text in texts) or None
+            return all(re.search(r'<dd class="value"><span>20</span></dd>', text) for text in texts) or None
 
         wait_for(all_told, "both workers to tell of 20 requests", 20.0)
         rows = ask.request("GET", "/ui/requests.csv").body.decode().splitlines()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.facilitator import lost, refused, slow
+from tests.facilitator import ScriptedFacilitator, lost, refused, slow
+from tests.mpp_wallet import MppWallet, parse_challenges, pushed
 from tests.paying import (
     CHAT,
     FUNDS,
@@ -17,15 +18,32 @@ from tests.paying import (
     UNIT_NUSD,
     WAYS,
     Body,
+    Process,
     Shop,
     Way,
     counter,
+    environ_of,
     offers_anew,
     offers_nothing,
+    payer_at,
+    payments_of,
+    signed,
     signing,
 )
 from tests.router import Answer, Offered, RouterServer, write_catalog
-from tests.service.walking import Client, bearer, books_of, make_key, question, wait_for
+from tests.rpc_node import RpcNode, held, result
+from tests.service.surfing import Surfer
+from tests.service.walking import (
+    Client,
+    bearer,
+    books_of,
+    make_key,
+    question,
+    run_command,
+    wait_all_ended,
+    wait_for,
+)
+from tests.serving import serve
 from tests.upstream import ScriptedUpstream
 from tests.wallets import Wallet, decoded
 
@@ -85,6 +103,43 @@ def test_a_key_is_topped_up(shop: Shop, way: Way) -> None:
     assert books_of(shop.router).account(account).balance_nusd == 2_750_000_000
 
 
+def test_the_pages_tell_of_a_wallets_payment(shop: Shop) -> None:
+    key, account = make_key(shop.router, "--credit", "0.5")
+    payer = shop.payer()
+    assert buy(shop, payer, "exact", key, {"amount_usd": "2.25"}).status == 200
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Say hello"}], "max_tokens": 50}
+    answered = shop.pay(payer, "exact", body)
+    assert answered.status == 200
+    shop.ended()
+    name = answered.headers["x-request-id"]
+    ours = [each for each in shop.payments() if payer.address.lower() in each.account]
+    (bought,) = [each for each in ours if each.amount_nusd == 2_250_000_000]
+    (paid,) = [each for each in shop.payments() if each.request_id == name]
+    customer, operator = Surfer(shop.router), Surfer(shop.router)
+    assert customer.sign_in(key).status == 303
+
+    own = customer.seen("/ui/account")
+    for part in (
+        "Payments",
+        "$2.25 a wallet x402 on",
+        "settled",
+        payer.address.lower(),
+        bought.transaction or "?",
+    ):
+        assert part.lower() in own.lower(), part
+    assert "$0.500 with the key" in own
+    assert "2.25" in operator.seen(f"/ui/account/keys/{account}")
+    asked = operator.seen(f"/ui/requests/{name}")
+    assert "Payment by wallet" in asked
+    claim = paid.claim
+    for part in (paid.transaction or "?", claim.asset, claim.pay_to, claim.network, "x402, exact"):
+        assert part in asked, part
+    other = Surfer(shop.router)
+    other.sign_in(make_key(shop.router)[0])
+    assert "Payments" not in other.seen("/ui/account")
+    assert other.get(f"/ui/account/receipts/{name}").status == 404
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_of_copies_at_once_one_is_sold_and_replays_are_told_its_transaction(shop: Shop, way: Way) -> None:
     key, account = make_key(shop.router)
@@ -123,6 +178,7 @@ def test_a_promise_for_the_one_route_buys_nothing_at_the_other(shop: Shop, way: 
         b'{"amount_usd":0}', b'{"amount_usd":0.009}', b'{"amount_usd":10000.01}', b'{"amount_usd":1e999}',
         b'{"amount_usd":1.0000000001}', b'{"amount_usd":true}', b'{"amount_usd":[1]}',
         b'{"amount_usd":' + b"9" * 5_000 + b"}", b'{"amount_usd":"\xd9\xa1"}', b"[" * 9_000,
+        b'{"x":' + b"[" * 9_000,
     ],
 )  # fmt: skip
 def test_what_is_no_amount_is_a_bad_request(shop: Shop, body: bytes) -> None:
@@ -175,10 +231,15 @@ def test_an_unknown_outcome_sells_nothing_and_what_came_is_listed_for_the_operat
     assert books_of(shop.router).account(payment.account).balance_nusd == UNITS * UNIT_NUSD
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["", "pays first"])
 @pytest.mark.parametrize("keyed", [True, False], ids=["key", "no key"])
-def test_who_leaves_during_the_settlement_has_bought(shop: Shop, keyed: bool) -> None:
+def test_who_leaves_during_the_settlement_has_bought(shop: Shop, keyed: bool, first: bool) -> None:
     key, account = make_key(shop.router) if keyed else ("", "")
-    payer, gate, settles = shop.payer(), threading.Event(), shop.settles()
+    payer, gate = shop.payer(), threading.Event()
+    if first:
+        shop.facilitator.on("/settle", refused("insufficient_funds"))
+        assert offers_anew(shop.pay(payer, "exact", question()))
+    settles = shop.settles()
     headers = bearer(key) if keyed else {}
     headers |= shop.sign(payer, "exact", DOLLAR, headers, TOPUP)
     shop.facilitator.on("/settle", slow(gate))
@@ -191,6 +252,57 @@ def test_who_leaves_during_the_settlement_has_bought(shop: Shop, keyed: bool) ->
     if keyed:
         assert books_of(shop.router).account(account).balance_nusd == 10**9
         assert not payment.unserved
+
+
+def test_who_pushed_its_money_and_leaves_while_it_is_booked_has_bought(tmp_path: Path) -> None:
+    wallet, found, looked = MppWallet("0x" + "01" * 32), threading.Event(), "eth_getTransactionReceipt"
+    with RpcNode() as node:
+        node.on("eth_chainId", result(hex(4217)))
+        with counter(tmp_path, mpp_tempo_rpc=node.url) as shop:
+            key, account = make_key(shop.router)
+            asked = shop.ask(DOLLAR, bearer(key), TOPUP)
+            paid, receipt = pushed(wallet, parse_challenges(asked.headers.items())["tempo"])
+            node.on(looked, result(receipt), held(found, result(receipt)), result(receipt))
+            headers = bearer(key) | {"payment-authorization": paid}
+            client = Client(shop.router, DOLLAR, headers, path=TOPUP)
+            wait_for(lambda: node.methods().count(looked) > 1 or None, "the second look")
+            client.leave()
+            found.set()
+            assert not shop.payment("settled").unserved
+            assert books_of(shop.router).account(account).balance_nusd == 10**9
+
+
+NEVER_ENDS = """
+CREATE TRIGGER never_ends BEFORE INSERT ON ledger WHEN NEW.kind = 'settle'
+BEGIN SELECT RAISE(ABORT, 'not now'); END
+"""
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["key", "no key"])
+def test_killed_between_the_credit_and_the_end_of_its_hold_what_was_bought_is_not_listed(
+    tmp_path: Path, keyed: bool
+) -> None:
+    with ScriptedUpstream() as upstream, ScriptedFacilitator() as facilitator:
+        catalog = write_catalog(tmp_path / "c", {"scripted": upstream.base_url}, [Offered("test/model")])
+        environ = environ_of(facilitator)
+        with serve(tmp_path, "--catalog", str(catalog), **environ) as serving:
+            serving.read_until("ready")
+            router = Process(tmp_path / "data", serving.port)
+            headers = bearer(make_key(router)[0]) if keyed else {}
+            paid = signed(router, payer_at(facilitator), "exact", DOLLAR, headers, TOPUP)
+            books_of(router).execute(NEVER_ENDS)
+            sold = router.request("POST", TOPUP, DOLLAR, headers | paid)
+            assert sold.status == 200
+        books_of(router).execute("DROP TRIGGER never_ends")
+        with serve(tmp_path, "--catalog", str(catalog), **environ) as serving:
+            serving.read_until("ready")
+            wait_all_ended(router)
+        (payment,) = payments_of(router)
+        assert (payment.state, payment.served_nusd, payment.unserved) == ("settled", 10**9, False)
+        assert books_of(router).account(sold.json["account"]).balance_nusd == 10**9
+        assert books_of(router).account(payment.account).balance_nusd == 0
+        assert run_command(router, "ledger", "payments").stdout.count(payment.claim.payer) == 0
+        assert run_command(router, "ledger", "check").exit_code == 0
 
 
 def test_a_router_that_sells_to_no_wallet_sells_no_credit(tmp_path: Path) -> None:

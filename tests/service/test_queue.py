@@ -125,12 +125,12 @@ def test_when_the_time_is_up_it_is_the_429_with_its_retry_after(up: ScriptedUpst
     with RouterServer(folder(up, tmp_path, 0.1), tmp_path / "data") as router:
         busy = Busy(router, up)
         got = router.chat(model="test/one")
-        assert (got.status, got.error["name"]) == (429, "rate_limit_exceeded")
+        assert (got.status, got.error["name"]) == (429, "models_at_limit")
         assert got.headers["retry-after"] == "1"
         assert "test/one at scripted is at its concurrency limit" in got.error["message"]
         assert len(up.requests) == 1
         busy.end()
-        assert router.logged()[0]["outcome"] == "rate_limit_exceeded"
+        assert router.logged()[0]["outcome"] == "models_at_limit"
         assert router.logged()[0]["seconds"] >= 0.09
 
 

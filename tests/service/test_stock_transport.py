@@ -13,7 +13,7 @@ from typing import Self
 import pytest
 
 from tests.router import Offered, RouterServer, write_catalog
-from tests.service.walking import Client, question, sse_data, wait_all_ended
+from tests.service.walking import Client, question, sse_data, wait_all_ended, wait_for
 from tests.upstream import (
     Behaviour,
     Gate,
@@ -134,6 +134,9 @@ def test_plain_and_streamed_answers_pass(router: RouterServer, up: ScriptedUpstr
 
     plain = router.chat(model=STOCK)
     streamed = router.chat(model=STOCK, stream=True)
+    wait_for(
+        lambda: True if router.inflight() == 0 else None, "the end of the stream"
+    )  # [DONE] comes before it
     again = router.chat(model=STOCK)
 
     assert plain.json["choices"][0]["message"]["content"] == "plain"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -119,3 +120,66 @@ def test_a_stream_that_outlasts_the_grace_is_cut_and_settled(up: ScriptedUpstrea
         connection.close()
     up.wait_abandoned(1)
     assert exported(tmp_path) == ["hold", "settle"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_a_second_time_cuts_what_runs_and_settles_it(
+    up: ScriptedUpstream, tmp_path: Path, workers: str
+) -> None:
+    up.on(MODEL, stream("one two three", hang_after=3))
+    write_catalog(tmp_path / "catalog", {"scripted": up.base_url}, [Offered(MODEL)])
+    with serve(tmp_path, "--catalog", "catalog", "--workers", workers, ROUTER_GRACE_S="600") as serving:
+        for _ in range(int(workers)):
+            serving.read_until("app: ready")
+        wait_for(lambda: None if refuses(serving) else True, "the workers")
+        connection = connect(serving)
+        running = begin_stream(connection)
+        serving.drain()
+        serving.interrupt_all()
+        wait_for(lambda: refuses(serving), "the end of the listening")
+        serving.interrupt_all()
+        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+            running.read()
+        assert serving.wait() == 0
+        connection.close()
+    assert "Traceback" not in serving.text
+    up.wait_abandoned(1)
+    assert exported(tmp_path) == ["hold", "settle"]
+
+
+def test_whoever_goes_on_asking_gets_no_traceback(tmp_path: Path) -> None:
+    with serve(tmp_path, "--demo") as serving:
+        serving.read_until("ready")
+        serving.drain()
+        serving.interrupt_all()
+        while serving.running:
+            serving.interrupt_all()
+        assert serving.wait() == 0
+    assert "Traceback" not in serving.text
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked for in Linux's /proc")
+@pytest.mark.parametrize("moment", ["the first has begun", "the first is ready", "all have begun"])
+def test_ctrl_c_while_workers_start_ends_them_without_a_word(tmp_path: Path, moment: str) -> None:
+    with serve(tmp_path, "--demo", "--workers", "4") as serving:
+        if moment != "the first has begun":
+            serving.read_until("router.app: ready")
+        count = 4 if moment == "all have begun" else 1
+        wait_for(lambda: len(workers_of(serving)) >= count or None, "workers that begin")
+        serving.interrupt_all()
+        assert serving.wait() == 0, serving.text
+        assert "stopping" in serving.text
+        assert "Traceback" not in serving.text
+        assert workers_of(serving) == []
+        assert refuses(serving)
+
+
+def workers_of(serving: Serving) -> list[int]:
+    """Return the workers that run in the service's group, as the kernel tells (proc(5))."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            group = (folder / "stat").read_text().rpartition(") ")[2].split()[2]
+            if int(group) == serving.pid and b"router.cli.worker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found

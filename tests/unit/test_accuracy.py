@@ -134,3 +134,13 @@ def test_the_page_of_the_corpus_counts_its_rows(rows: Rows) -> None:
     written = corpus.page(rows, rows.at([]))
     assert "36 rows in 3 languages: 12 simple, 12 coding, 12 reasoning" in written
     assert "| de | 12 | 4 | 4 | 4 |" in written
+
+
+def test_the_page_says_which_commit_the_speed_is_of() -> None:
+    last = json.loads((Path(page.__file__).parent / "results" / "0.1.0.json").read_text("utf-8"))
+    same = last | {"speed_of": {"commit": last["commit"], "measured_at": last["measured_at"]}}
+    newer = last | {"speed_of": {"commit": "abc1234", "measured_at": "2026-12-01T10:00:00Z"}}
+    line = "Speed, size, memory and load are those of abc1234, 2026-12-01."
+    for written in (page.page, page.summary):
+        assert line in written(newer)
+        assert "Speed, size" not in written(same)

@@ -246,6 +246,8 @@ def test_each_fault_of_a_model_names_its_line(tmp_path: Path, model: str, line: 
         (("https://api.novita.ai/openai/", "http://h:99999/"), 2, "base_url: not an address"),
         (("key_env", "key_emv"), 3, 'key_emv: unknown field "key_emv"; did you mean "key_env"?'),
         (("NOVITA_API_KEY", "sk-live-1234"), 3, "key_env: write the name of an environment variable"),
+        (("NOVITA_API_KEY", "gsk_4ft2examplekey00"), 3, "key_env: write the name of an environment variable"),
+        (("NOVITA_API_KEY", "hf_aBcDeFgHiJkLmNoPqRs"), 3, "key_env: write the name of an environment"),
         (("key_env =", 'pays = "key" #'), 3, 'pays: pays = "key" needs key_env'),
         (("key_env", 'pay_to = "0x1"\nkey_env'), 3, "pay_to: pay_to pins"),
         (("key_env", 'headers = { Authorization = "x" }\nkey_env'), 3, 'headers: "Authorization" is set by'),
@@ -258,6 +260,27 @@ def test_each_fault_of_a_provider_names_its_line(
 ) -> None:
     (only,) = faults(catalog(tmp_path, providers__novita=PROVIDER.replace(*change)))
     assert only.startswith(f"providers/novita.toml:{line}: {said}")
+
+
+@pytest.mark.parametrize("name", ["NOVITA_API_KEY", "novita_key", "the_key_of_our_novita_account", "Novita2"])
+def test_any_name_of_a_variable_may_hold_a_key(tmp_path: Path, name: str) -> None:
+    load(catalog(tmp_path, providers__novita=PROVIDER.replace("NOVITA_API_KEY", name)))
+
+
+def test_a_file_may_begin_with_the_mark_of_windows_editors(tmp_path: Path) -> None:
+    directory = catalog(tmp_path)
+    (directory / "providers/novita.toml").write_text(PROVIDER, encoding="utf-8-sig")
+    load(directory)
+    (directory / "providers/novita.toml").write_text(PROVIDER.replace("https", "ftp"), encoding="utf-8-sig")
+    (only,) = faults(directory)
+    assert only.startswith("providers/novita.toml:2: base_url")
+
+
+@pytest.mark.parametrize(
+    "name", ["novita_api_key_prod_1", "OpenRouter_API_Key_Prod", "AZURE_OPENAI_API_KEY_2"]
+)
+def test_long_names_of_variables_are_no_keys(tmp_path: Path, name: str) -> None:
+    load(catalog(tmp_path, providers__novita=PROVIDER.replace("NOVITA_API_KEY", name)))
 
 
 def test_a_pasted_key_is_not_repeated(tmp_path: Path) -> None:
@@ -325,6 +348,9 @@ def test_all_faults_of_all_files_come_at_once(tmp_path: Path) -> None:
         ("models/A/b.toml", "the id (the path below models/) has only a-z"),
         ("models/a/b c.toml", "the id (the path below models/) has only a-z"),
         ("providers/x/y.toml", "nothing reads this file"),
+        ("models/auto.toml", 'the id "auto" is a name of the router\'s own'),
+        ("models/auto:cost.toml", 'the id "auto:cost" is a name of the router\'s own'),
+        ("models/router/coding.toml", 'the id "router/coding" is a name of the router\'s own'),
     ],
 )
 def test_a_file_that_nothing_reads_is_a_fault(tmp_path: Path, file: str, said: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ from sklearn.linear_model import LogisticRegression
 
 from router.classifier import features, shapes
 from router.classifier.examples import read_examples
-from router.classifier.features import BUCKETS, MOST_COLUMNS, row
+from router.classifier.features import MOST_COLUMNS, row
+from router.classifier.lexicon import STEM, STEMS
 from router.classifier.model import ARTEFACT, LABELS, MEMO_SIZE, ArtefactFault, Classifier
 from router.classifier.prompt import ANSWER_CHARS, Prompt, Turn, read
 from router.classifier.shapes import SHAPES
 from router.classifier.training import matrix, packaged
-from router.classifier.words import tokens
+from router.classifier.words import BUCKETS, CONCEPT_NAMES, LEXICON, tokens
 
 CLASSIFIER = Classifier.load()
 PIECES = [
@@ -96,8 +98,27 @@ def test_features_have_their_declared_shape() -> None:
         assert not len(found.columns) or (found.columns[0] >= 0 and found.columns[-1] < BUCKETS)
 
 
+# Stems as they stand in a text: no sign or foreign mark in them parts them.
+STEM_WORDS = sorted(stem for stem in STEMS if stem.isalpha())
+ASCII_STEM_WORDS = [stem for stem in STEM_WORDS if stem.isascii()]
+
+
+@pytest.mark.parametrize("blank", [" ", "\u2028", "\u202f", "\x85"])
+@pytest.mark.parametrize(("stems", "ending"), [(ASCII_STEM_WORDS, "s"), (STEM_WORDS, ""), (STEM_WORDS, "ж")])
+def test_concepts_are_those_of_the_stems_that_words_begin_with(
+    stems: list[str], ending: str, blank: str
+) -> None:
+    for start in range(0, len(stems), 12):
+        words = [stem + ending for stem in stems[start : start + 12]]
+        found = tokens(blank.join(words), LEXICON)
+        expected = {concept for word in words for concept in STEMS.get(word[:STEM], ())}
+        assert {CONCEPT_NAMES[code] for code in found.concepts} - {"closing"} == expected - {"closing"}
+        whole = [word for word in found.words if word.decode() in STEMS]
+        assert LEXICON.codes[found.known].tolist() == [crc32(word) for word in whole]
+
+
 def has_glyphs(text: str) -> bool:
-    return len(tokens(text).glyphs) > 0
+    return len(tokens(text, LEXICON).glyphs) > 0
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.lists(st.sampled_from(PIECES)).map(" ".join)
@@ -125,7 +146,7 @@ def test_the_shape_counts_kinds_and_neighbours(text: str) -> None:
     class_of = {byte: number for number, members in shapes._CLASS_BYTES for byte in members}
     classes = [class_of.get(byte, 0) for byte in raw]
     neighbours = [sum(pair in wanted for pair in pairwise(classes)) for wanted in shapes._NEIGHBOURS]
-    marks = [text.count(mark) for mark in shapes._MARKS]
+    marks = [text.count(mark) for _, mark in shapes._MARKS]
     expected = np.concatenate(
         (
             np.log1p([*kinds, *neighbours, *marks]),

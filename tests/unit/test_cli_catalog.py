@@ -122,6 +122,11 @@ def test_show_names_the_three_nearest_models(directory: Path) -> None:
     assert set(nearest[:2]) == {"moonshotai/kimi", "moonshotai/kimi-2"}
 
 
+def test_show_of_a_name_of_the_routers_own_says_where_to_look(directory: Path) -> None:
+    result = run("show", "auto", "--catalog", directory)
+    assert (result.exit_code, "auto is no model: `router explain`" in result.stderr) == (1, True)
+
+
 def test_show_of_a_faulty_catalog_prints_its_faults(directory: Path) -> None:
     (directory / "policy.toml").write_text('mode = "fast"\n')
     result = run("show", "--catalog", directory)

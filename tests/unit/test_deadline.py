@@ -88,3 +88,30 @@ def test_another_error_of_the_block_comes_out_as_it_is() -> None:
 
     with pytest.raises(KeyError):
         asyncio.run(run())
+
+
+def test_no_time_passes_between_stop_and_restart_and_then_it_does() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        after, never = loop.create_future(), loop.create_future()
+        with Deadline(SOON_S) as deadline:
+            deadline.stop()
+            loop.call_later(2 * SOON_S, after.set_result, None)
+            await after
+            deadline.restart()
+            await never
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
+
+
+def test_a_block_that_ends_while_its_deadline_is_stopped_leaves_nothing_behind() -> None:
+    async def run() -> int:
+        with Deadline(SOON_S) as deadline:
+            deadline.stop()
+        await asyncio.sleep(2 * SOON_S)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert asyncio.run(run()) == 0

@@ -51,7 +51,8 @@ FILTERS: list[tuple[str, Model, Need, str, str, str | None]] = [
         model("bad"),
         need(deny=("bad",)),
         "in the request's deny list",
-        "No offer fits: the request is shut out: in the request's deny list.",
+        "No offer fits: the request is shut out: in the request's deny list"
+        " (globs of model, provider/model or provider:model; GET /v1/models).",
         "model",
     ),
     (

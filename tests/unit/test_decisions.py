@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -348,13 +350,18 @@ def test_reading_begins_at_a_moment_and_passes_over_older_files(tmp_path: Path) 
     assert seen == sum(path.stat().st_size for path in files)
 
 
-def test_a_follower_gives_the_last_lines_then_each_new_one(tmp_path: Path) -> None:
+@pytest.fixture
+def follower(tmp_path: Path) -> Iterator[Follower]:
+    with closing(Follower(tmp_path)) as made:
+        yield made
+
+
+def test_a_follower_gives_the_last_lines_then_each_new_one(tmp_path: Path, follower: Follower) -> None:
     log = log_in(tmp_path)
     recorder = Recorder(log)
     for number in range(50):
         note(recorder, f"req_{number}")
     log.flush()
-    follower = Follower(tmp_path)
     assert ids(follower.last(2)) == ["req_48", "req_49"]
     assert follower.poll() == []
     note(recorder, "req_50")
@@ -363,10 +370,9 @@ def test_a_follower_gives_the_last_lines_then_each_new_one(tmp_path: Path) -> No
     assert follower.poll() == []
 
 
-def test_a_follower_goes_on_in_the_file_after_a_rotation(tmp_path: Path) -> None:
+def test_a_follower_goes_on_in_the_file_after_a_rotation(tmp_path: Path, follower: Follower) -> None:
     log = log_in(tmp_path, file_bytes=1, files=2)
     recorder = Recorder(log)
-    follower = Follower(tmp_path)
     assert follower.last(5) == []
     seen = []
     for number in range(4):
@@ -376,26 +382,44 @@ def test_a_follower_goes_on_in_the_file_after_a_rotation(tmp_path: Path) -> None
     assert seen == ["req_0", "req_1", "req_2", "req_3"]
 
 
-def test_a_follower_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read_first", [0, 5])
+def test_a_follower_that_comes_late_gives_what_was_rotated_away_meanwhile(
+    tmp_path: Path, follower: Follower, read_first: int
+) -> None:
+    log = log_in(tmp_path, file_bytes=20_000, files=1)
+    recorder = Recorder(log)
+    note(recorder, "req_0")
+    log.flush()
+    (first,) = decision_files(tmp_path)
+    assert ids(follower.last(read_first)) == ["req_0"][:read_first]
+    number = 0
+    while first.exists():
+        number += 1
+        note(recorder, f"req_{number}")
+        log.flush()
+    assert ids(follower.poll()) == [f"req_{seen}" for seen in range(1, number + 1)]
+    assert follower.poll() == []
+
+
+def test_a_follower_waits_for_the_end_of_a_line(tmp_path: Path, follower: Follower) -> None:
     log = log_in(tmp_path)
     note(Recorder(log))
     log.close()
     (path,) = decision_files(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
-    follower = Follower(tmp_path)
     assert follower.last(1) == []
     path.write_bytes(whole)
     assert ids(follower.poll()) == ["req_1"]
 
 
-def test_the_last_lines_are_found_however_long_they_are(tmp_path: Path) -> None:
+def test_the_last_lines_are_found_however_long_they_are(tmp_path: Path, follower: Follower) -> None:
     log = log_in(tmp_path)
     recorder = Recorder(log)
     for number in range(300):  # several times the block that is read first
         note(recorder, f"req_{number}")
     log.close()
-    assert ids(Follower(tmp_path).last(250)) == [f"req_{number}" for number in range(50, 300)]
+    assert ids(follower.last(250)) == [f"req_{number}" for number in range(50, 300)]
 
 
 @given(st.integers(0, 10**15 - 1))

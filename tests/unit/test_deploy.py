@@ -146,10 +146,21 @@ def test_the_image_is_built_from_hashes_and_runs_without_rights() -> None:
     least = tuple(int(part) for part in project["requires-python"].removeprefix(">=").split("."))
     assert len(set(bases)) == 1
     assert tuple(int(part) for part in bases[0]) >= least
-    assert "--require-hashes --requirement requirements.lock" in CONTAINERFILE
+    for line in re.findall(r"^.*/bin/pip install .*$", CONTAINERFILE, re.MULTILINE):
+        assert "--require-hashes" in line or "--no-deps /wheels/" in line
+    assert "--no-build-isolation" in CONTAINERFILE
+    built = (HERE / "requirements.build.lock").read_text()
+    assert re.search(r"^hatchling==.*\n +--hash=sha256:", built, re.MULTILINE)
     (user,) = re.findall(r"^USER (\d+):", CONTAINERFILE, re.MULTILINE)
     assert int(user) > 0
     assert re.findall(r"^VOLUME (.+)$", CONTAINERFILE, re.MULTILINE) == [image_environment()["ROUTER_DATA"]]
+
+
+def test_the_commands_of_the_compose_file_are_found_in_the_image() -> None:
+    (program,) = re.findall(r'^ENTRYPOINT \["(.+)/router"\]$', CONTAINERFILE, re.MULTILINE)
+    assert image_environment()["PATH"].split(":")[0] == program
+    header = (DEPLOY / "compose.yaml").read_text().split("name:", maxsplit=1)[0]
+    assert re.findall(r"exec (\S+) (\S+)", header) == [("router-1", "router")]
 
 
 def test_the_image_gets_what_it_is_built_from_and_nothing_else() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes_validate import validate
 
 from router.settings import Settings
 
@@ -83,6 +82,8 @@ def one(kind: str, name: str = "llm-router") -> dict[str, Any]:
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda m: f"{m['kind']}-{m['metadata']['name']}")
 def test_a_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
+    from kubernetes_validate import validate  # two seconds, which only this test should cost
+
     validate(manifest, version, strict=True)
 
 
@@ -132,7 +133,14 @@ def test_the_pods_settings_are_settings_and_it_has_time_to_end() -> None:
     }
     (port,) = [p["containerPort"] for p in router["ports"]]
     assert port == settings.port
-    assert one("NetworkPolicy")["spec"]["ingress"][0]["ports"][0]["port"] == port
+    assert one("NetworkPolicy")["spec"]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port}]
+
+
+def test_only_what_stands_in_labelled_namespaces_reaches_the_router() -> None:
+    (rule,) = one("NetworkPolicy")["spec"]["ingress"]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"llm-router-client": "true"}}}]
+    text = (DEPLOY / "kubernetes" / "router.yaml").read_text()
+    assert re.search(r"^#   kubectl label namespace .* llm-router-client=true$", text, re.MULTILINE)
 
 
 def test_a_pod_that_cannot_reach_storage_gets_no_requests_and_is_not_killed() -> None:

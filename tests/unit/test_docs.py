@@ -257,3 +257,18 @@ def test_the_recording_is_small_and_asks_the_network_for_nothing() -> None:
     ElementTree.fromstring(drawn)
     assert re.findall(rb"@font-face|@import|<script|<image|href=|url\((?!\"?#)", drawn) == []
     assert re.findall(rb"/(?:home|root|tmp|Users)/", drawn) == []  # whose machine it was drawn on
+
+
+@pytest.mark.parametrize(
+    ("aim", "said"),
+    [
+        ("requests/s, 64 connections, 1 kB", "{} requests/s on one core"),
+        ("... against LiteLLM (x)", "{} times LiteLLM's"),
+        ("... against TensorZero (x)", "{} of TensorZero's"),
+        ("added p50 at one connection, ms", "{} ms added"),
+    ],
+)
+def test_the_readmes_speed_is_the_measured_one(aim: str, said: str) -> None:
+    table = (DOCUMENTS / "benchmarks" / "README.md").read_text()
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| {aim} |")]
+    assert said.format(row.split("|")[2].strip()) in README

@@ -19,7 +19,7 @@ TEMPLATES = {
     for client in clients().values()
     for file in client.files
 }
-FENCE = re.compile(r"^```(?:json|yaml|sh) (\S+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```(?:json|yaml|sh|toml) (\S+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def blocks() -> dict[str, str]:
@@ -50,7 +50,8 @@ def pinned() -> list[tuple[str, str]]:
     ]
     for lock in sorted((ROOT / "tests" / "clients").glob("*/package.json")):
         found += json.loads(lock.read_text())["dependencies"].items()
-    found += re.findall(r'"([\w-]+)==([\d.]+)"', (ROOT / "tests" / "clients" / "test_agents.py").read_text())
+    for module in ("packages.py", "test_openwebui.py"):
+        found += re.findall(r'"([\w-]+)==([\d.]+)"', (ROOT / "tests" / "clients" / module).read_text())
     return [(name.removesuffix("-linux-x64"), version) for name, version in found if name != "zod"]
 
 
@@ -62,7 +63,7 @@ def test_the_table_names_what_the_tests_install(name: str, version: str) -> None
 
 def test_locks_name_no_address_of_a_registry() -> None:
     locks = list((ROOT / "tests" / "clients").glob("*/package-lock.json"))
-    assert len(locks) == 4
+    assert len(locks) == 5
     for lock in locks:
         packages = json.loads(lock.read_text())["packages"]
         assert [name for name, entry in packages.items() if "resolved" in entry] == []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sqlite3
+import sys
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from router.classifier.model import ARTEFACT, WEIGHTS_FILE
 from router.doctor import configuration, machine, offers, service, storage
 from router.doctor.finding import Finding
+from router.doctor.installed import again
 from router.doctor.payments import payments
 from router.ledger.sqlite import FILE, Database
 from router.settings import Settings
@@ -46,6 +51,37 @@ def test_an_old_python_fails() -> None:
 def test_packages_are_compared_with_what_the_distribution_asks() -> None:
     assert machine.packages().state == "ok"
     assert machine.packages("no-such-distribution").state == "note"
+
+
+@pytest.mark.parametrize(
+    ("installer", "origin", "command"),
+    [
+        ("uv", None, "uv pip install --python {python} --force-reinstall 'llm-router[otel]==0.1.0'"),
+        (
+            "uv",
+            {"url": "file:///src/llm%20router", "dir_info": {"editable": True}},
+            "uv pip install --python {python} --force-reinstall --editable '/src/llm router[otel]'",
+        ),
+        (
+            "uv",
+            {"url": "file:///src/router", "dir_info": {}},
+            "uv pip install --python {python} --force-reinstall '/src/router[otel]'",
+        ),
+        (
+            "uv",
+            {"url": "https://example.test/router.whl", "archive_info": {}},
+            "uv pip install --python {python} --force-reinstall 'llm-router[otel] @ https://example.test/router.whl'",
+        ),
+    ],
+)
+def test_the_command_that_installs_again_is_that_of_this_installation(
+    tmp_path: Path, installer: str, origin: dict[str, object] | None, command: str
+) -> None:
+    (tmp_path / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-router\nVersion: 0.1.0\n")
+    (tmp_path / "INSTALLER").write_text(f"{installer}\n")
+    if origin is not None:
+        (tmp_path / "direct_url.json").write_text(json.dumps(origin))
+    assert again("[otel]", tmp_path) == command.format(python=shlex.quote(sys.executable))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +154,14 @@ def test_open_access_on_a_public_address_warns() -> None:
     public = list(configuration.access(Settings(host="0.0.0.0", access="open", insecure_open=True)))
     assert "spends your money" in one(public, "warning").message
     assert states(configuration.access(Settings(host="0.0.0.0"))) == {"ok", "note"}
+
+
+def test_prompts_that_are_kept_are_told() -> None:
+    assert not list(configuration.kept_words(Settings()))
+    kept = one(list(configuration.kept_words(Settings(keep_prompts=True))), "warning")
+    assert "prompts and answers are kept" in kept.message
+    nothing = one(list(configuration.kept_words(Settings(keep_prompts=True, history_requests=0))), "warning")
+    assert "keeps nothing" in nothing.message
 
 
 @pytest.mark.parametrize(
@@ -204,6 +248,12 @@ def test_a_database_is_looked_at_and_not_made(tmp_path: Path) -> None:
     assert all(word in found.message for word in ("writable", "WAL", "schema", "sound"))
 
 
+def test_a_data_folder_that_is_a_file_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    found = storage.database(Settings(data=tmp_path / "data"))
+    assert (found.state, found.fix) == ("failure", "name a folder with --data or ROUTER_DATA")
+
+
 def test_a_database_that_a_service_writes_is_no_trouble(tmp_path: Path) -> None:
     database = Database(tmp_path / FILE)
     with database.transaction():
@@ -234,7 +284,7 @@ def test_a_database_that_cannot_be_used_is_a_failure(tmp_path: Path, spoil: obje
     spoil(tmp_path / FILE)
     found = storage.database(Settings(data=tmp_path))
     assert found.state == "failure"
-    assert found.fix
+    assert found.fix.startswith("upgrade this router" if spoil is of_a_newer_router else "make the folder")
 
 
 def test_the_classifier_is_read_and_a_broken_one_found(tmp_path: Path) -> None:
@@ -250,6 +300,15 @@ def test_the_classifier_is_read_and_a_broken_one_found(tmp_path: Path) -> None:
 
 
 def test_payments_say_what_is_on_and_warn_of_a_test_network() -> None:
-    assert states(payments({})) == {"ok"}
-    plain = {"x402_pay_to": "0xabc", "x402_network": "eip155:84532", "host": "127.0.0.1"}
-    assert "test network" in one(payments(plain), "warning").message
+    assert states(payments(Settings())) == {"ok"}
+    testing = Settings(
+        x402_pay_to="0x" + "a1" * 20,
+        x402_facilitator="https://facilitator.test",
+        x402_network="eip155:84532",
+    )
+    assert "test network" in one(payments(testing), "warning").message
+
+
+def test_a_wallets_cap_for_a_request_above_that_for_the_day_is_a_warning() -> None:
+    capped = Settings(wallet_cap_request_usd=Decimal(10), wallet_cap_day_usd=Decimal(5))
+    assert "WALLET_CAP_DAY_USD" in one(payments(capped), "warning").fix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from router.cli.init_json import Json
 from router.cli.init_merge import CannotMerge, Form, merged, value_at
+from router.cli.init_toml import Toml
 from router.cli.init_yaml import Env, Yaml
 
 WORDS = st.text("abcdeé\"\\/*# \n:,'{}[]", max_size=8)
@@ -22,6 +24,7 @@ TREES: Any = st.recursive(
     max_leaves=8,
 )
 MAPPINGS: Any = st.dictionaries(WORDS, TREES, max_size=4)
+BOM = "\ufeff"
 
 
 def merged_values(there: Any, wanted: Any) -> Any:
@@ -74,6 +77,76 @@ def test_an_environment_file_says_both(there: Any, wanted: Any) -> None:
     assert merged(once, wanted, Env()) == once
 
 
+TOML_VALUES = st.booleans() | st.integers(-99, 99) | WORDS
+TOML_TABLES: Any = st.recursive(
+    st.dictionaries(WORDS, TOML_VALUES, max_size=3),
+    lambda inner: st.dictionaries(WORDS, TOML_VALUES | inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(TOML_TABLES, TOML_TABLES)
+def test_toml_says_both_and_a_second_time_changes_nothing(there: Any, wanted: Any) -> None:
+    text = Toml().new(there)
+    assert tomllib.loads(text) == there
+    try:
+        once = merged(text, wanted, Toml())
+    except CannotMerge:  # a table where a value stands, or the other way round
+        return
+    assert tomllib.loads(once) == merged_values(there, wanted)
+    assert merged(once, wanted, Toml()) == once
+
+
+WANTED_TOML = {"model": "auto", "tables": {"ours": {"key": "k"}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", 'model = "auto"\n\n[tables.ours]\nkey = "k"\n'),
+        ("# mine\n", '# mine\nmodel = "auto"\n\n[tables.ours]\nkey = "k"\n'),
+        (
+            "# mine\n\n[a] # first\nb = 1",
+            '# mine\nmodel = "auto"\n\n[a] # first\nb = 1\n\n[tables.ours]\nkey = "k"\n',
+        ),
+        ("[a]\n", 'model = "auto"\n\n[a]\n\n[tables.ours]\nkey = "k"\n'),
+        (
+            "model = 'x' # one\nlong = '''\n[no.table]\n'''\n"
+            "[ tables . 'ours' ]\nkey = 1 # two\nold = [\n  1,\n]\n",
+            'model = "auto" # one\n'
+            "long = '''\n[no.table]\n'''\n"
+            "[ tables . 'ours' ]\nkey = \"k\" # two\nold = [\n  1,\n]\n",
+        ),
+        (
+            "mine = 1 # one\n\n[tables.ours] # two\nold = 2 # three\n\n[last]\n",
+            'mine = 1 # one\nmodel = "auto"\n\n[tables.ours] # two\nold = 2 # three\nkey = "k"\n\n[last]\n',
+        ),
+        (
+            'model = "auto"\n[[tables.list]]\nkey = 1\n',
+            'model = "auto"\n[[tables.list]]\nkey = 1\n\n[tables.ours]\nkey = "k"\n',
+        ),
+    ],
+)
+def test_comments_and_order_of_toml_stay(text: str, told: str) -> None:
+    assert merged(text, WANTED_TOML, Toml()) == told
+    assert merged(told, WANTED_TOML, Toml()) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("tables = { mine = 1 }\n", "written"),
+        ("tables.ours.old = 1\n", "dotted keys"),
+        ('tables.ours = { key = "x" }\n', "written"),
+        ('model = """\nx"""\n', "on a line of its own"),
+        ("model = 1\nmodel = 2\n", "not valid TOML"),
+    ],
+)
+def test_a_form_of_toml_that_cannot_be_edited_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(CannotMerge, match=reason):
+        merged(text, WANTED_TOML, Toml())
+
+
 def test_comments_and_spacing_of_json5_stay() -> None:
     text = (
         "// mine\n{\n  gateway: { port: 18789, }, // a port\n"
@@ -109,6 +182,46 @@ def test_items_of_a_list_are_known_by_their_id(text: str, form: Form) -> None:
         {"id": "other"},
         {"id": "auto", "mine": 1, "size": 3, "new": "x"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ('{"a": 1}\r\n', Json()),
+        ("a = 1 # one\r\n[t]\r\nx = 2\r\n", Toml()),
+        ("a: 1 # one\r\nt:\r\n  x: 2\r\n", Yaml()),
+    ],
+)
+def test_a_byte_order_mark_stays_and_is_no_fault(text: str, form: Form) -> None:
+    once = merged(BOM + text, {"a": 3, "b": 4}, form)
+    assert (once.startswith(BOM), once.count(BOM)) == (True, 1)
+    assert (value_at(once, ["a"], form), value_at(once, ["b"], form)) == (3, 4)
+    assert merged(once, {"a": 3, "b": 4}, form) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "said"),
+    [
+        ("[]", Json(), "a list"),
+        ('["a"]', Json(), "a list"),
+        ('"text"', Json(), "a text"),
+        ("5", Json(), "a number"),
+        ("- a", Yaml(), "a list"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_left_alone(text: str, form: Form, said: str) -> None:
+    with pytest.raises(CannotMerge, match=f"it holds {said}"):
+        merged(text, {"a": 1}, form)
+
+
+@pytest.mark.parametrize("text", ["a: |\n  x\n  y\nb: 1", "a: >-\n  x\n\nb: 1\n", "b: 1\na: |\n  x\n"])
+def test_a_block_of_text_is_replaced_whole(text: str) -> None:
+    assert yaml.safe_load(merged(text, {"a": "new"}, Yaml())) == {"a": "new", "b": 1}
+
+
+def test_an_edit_that_breaks_the_file_is_not_told_as_a_fault_of_the_file() -> None:
+    with pytest.raises(CannotMerge, match="cannot be edited in place"):
+        merged("a: &x 1\nb: *x\n", {"a": 2}, Yaml())
 
 
 @pytest.mark.parametrize("text", ["models:\n", "models: []\n", "models:   # none yet\n"])

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import router
+from router.history.record import FAILED, SERVED
 from router.telemetry.families import FAMILIES
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -104,6 +105,13 @@ def test_the_words_that_a_query_compares_with_are_the_routers(title: str, query:
             if matcher.name not in SCRAPED:
                 for word in matcher.value.split("|"):
                     assert f'"{word}"' in SOURCES, f"{title}: nothing is called {word}"
+
+
+def test_success_is_of_all_that_should_have_been_served() -> None:
+    (query,) = [query for title, query, _ in panel_queries() if title == "Success"]
+    served, counted = (set(words.split("|")) for words in re.findall(r'outcome=~"([^"]+)"', query))
+    assert served == set(SERVED)
+    assert counted == served | FAILED - {"cut", "interrupted"}  # which are no outcomes that are counted
 
 
 def test_the_legends_name_labels_of_their_queries() -> None:

@@ -75,6 +75,8 @@ def test_unknown_names_are_told_the_three_nearest(name: str) -> None:
 def test_the_nearest_id_is_the_one_that_was_meant() -> None:
     with pytest.raises(ModelNotFound, match=r"Nearest: moonshotai/kimi-k2\.6,"):
         ask("kimi-k2.6")
+    with pytest.raises(ModelNotFound, match="Nearest: auto,"):
+        ask(" AUTO")
     with pytest.raises(ModelNotFound, match="Nearest: openai/gpt-6"):
         ask("openai/gpt6")
 
@@ -173,7 +175,8 @@ def test_what_else_is_read_of_a_request() -> None:
     assert read(max_tokens=7, n=3).output_tokens == 7
     assert read(n=3).choices == 3
     assert read({"x-llm-router-session": "s1"}).session == "s1"
-    assert read({"x-llm-router-session": "s1"}, router={"session": "s2"}).session == "s2"
+    assert read({"x-llm-router-session": "s1"}, router={"session": "s2"}).session == "s1"
+    assert read({"x-llm-router-session": ""}, router={"session": "s2"}).session == "s2"
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,7 @@ def test_tool_images_and_notices_are_no_user_turns() -> None:
         Turn("assistant", has_tool_calls=True),
         Turn("tool", ("def main(): pass",)),
         user("Image(s) from tool result #1 (view_image):", image=True),
+        user("File(s) from tool result #2:"),
         user(f"{BEGIN}\ninternal\n{END}"),
         user(RETRY),
         user("Continue the OpenClaw runtime event."),
@@ -177,6 +178,89 @@ def test_tool_images_and_notices_are_no_user_turns() -> None:
     prompt = read(turns)
     assert (prompt.text, prompt.context, prompt.has_image) == ("Which file is larger?", "", True)
     assert prompt.stripped
+
+
+CODEX_WORLD = (
+    "<environment_context>\n  <cwd>/home/ada/compiler</cwd>\n  <shell>bash</shell>\n"
+    "  <current_date>2026-11-22</current_date>\n</environment_context>"
+)
+CODEX_RULES = "# AGENTS.md instructions for /home/ada\n\n<INSTRUCTIONS>\nProve it.\n\n</INSTRUCTIONS>"
+CODEX_PARTS = {
+    "environment": CODEX_WORLD,
+    "rules": CODEX_RULES,
+    "older rules": "<user_instructions>\n\nUse tabs.\n\n</user_instructions>",
+    "skill": "<skill>\n<name>tests</name>\n<path>/home/ada/SKILL.md</path>\nWrite tests.\n</skill>",
+    "aborted": "<turn_aborted>\nThe user interrupted the previous turn.\n</turn_aborted>",
+    "goal": '<codex_internal_context source="goal">\nContinue the task.\n</codex_internal_context>',
+    "image": '<image name=[Image #1] path="../pic.png">',
+    "image's end": "</image>",
+    "summing up": (
+        "You are performing a CONTEXT CHECKPOINT COMPACTION. Create a handoff summary for another LLM that"
+        " will resume the task.\n\nInclude:\n- Current progress"
+    ),
+    "summary": (
+        "Another language model started to solve this problem and produced a summary of its thinking process."
+        " You also have access to the state of the tools.\nProve it."
+    ),
+}
+
+
+@pytest.mark.parametrize("part", CODEX_PARTS.values(), ids=CODEX_PARTS.keys())
+def test_what_codex_sends_of_its_own_is_no_user_turn(part: str) -> None:
+    told = read([user(CODEX_RULES, CODEX_WORLD), user(ASK), user(part)])
+    assert (told.text, told.first_user, told.context, told.stripped) == (ASK, ASK, "", True)
+    assert read([user(part, ASK)]).text == ASK
+
+
+def test_of_an_editors_context_the_request_is_kept() -> None:
+    text = f"# Context from my IDE setup:\n\n## Open tabs:\n- a.py: a.py\n\n## My request for Codex:\n{ASK}"
+    assert strip(text) == ASK
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<environment_context> is what Codex sends first. Why?",
+        "<skill>one</skill> and <skill>two</skill>: which is valid XML?",
+        "# AGENTS.md instructions\n\nWrite some for this repository.",
+        "# Context from my IDE setup:\nwhat does that line mean?",
+        "<image name=[Image #1]> stands in my prompt",
+        "Another language model started to solve this problem. Can you?",
+    ],
+)
+def test_words_about_codex_are_kept(words: str) -> None:
+    assert strip(words) == words
+
+
+NOTE = "<system-reminder>\nPlan mode is on: write no file.\n</system-reminder>"
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        user(NOTE, ASK),
+        user(f"{NOTE}\n{ASK}"),
+        user(f"{NOTE}{NOTE}\n\n{ASK}\n\n{NOTE}\n{NOTE}"),
+        user(f'<user_input mode="act">{ASK}</user_input>'),
+        user(f'<user_input mode="plan">\n{ASK}\n</user_input>'),
+    ],
+)
+def test_what_qwen_code_and_cline_put_around_the_words_is_not_read(turn: Turn) -> None:
+    told = read([turn])
+    assert (told.text, told.first_user, told.stripped) == (ASK, ASK, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<system-reminder> is what Qwen Code writes. Why?",
+        "Why does it end with </system-reminder>",
+        "<user_input> is no element of HTML",
+        '<user_input mode="act"> stands in my prompt',
+    ],
+)
+def test_words_about_their_marks_are_kept(words: str) -> None:
+    assert strip(words) == words
 
 
 def test_runtime_as_a_part_of_its_own() -> None:

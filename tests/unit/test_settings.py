@@ -1,9 +1,12 @@
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from router.cli.init_starter import settings_file
+from router.doctor.configuration import placed
 from router.settings import Settings, SettingsError, load_settings
 
 
@@ -74,7 +77,9 @@ def test_numbers_have_bounds(flags: dict[str, Any]) -> None:
 
 
 def test_an_unknown_setting_in_the_file_is_named() -> None:
-    assert fault(write("prot = 1")) == "prot: no such setting; `router serve --help` lists them"
+    said = "prot: no such setting; did you mean port? docs/operations.md lists them"
+    assert fault(write("prot = 1")) == said
+    assert fault(write("zzz = 1")) == "zzz: no such setting; docs/operations.md lists them"
 
 
 def test_broken_toml_is_said_with_its_file_and_line() -> None:
@@ -89,6 +94,13 @@ def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     write('cors_origins = ["https://c.example"]')
     monkeypatch.delenv("ROUTER_CORS_ORIGINS")
     assert load_settings().cors_origins == ("https://c.example",)
+
+
+def test_an_origin_has_a_scheme_and_no_slash_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTER_CORS_ORIGINS", "https://a.example/,app://obsidian.md,*,null")
+    assert load_settings().cors_origins == ("https://a.example", "app://obsidian.md", "*", "null")
+    monkeypatch.setenv("ROUTER_CORS_ORIGINS", "a.example")
+    assert "as https://a.example" in fault()
 
 
 @pytest.mark.parametrize(
@@ -158,3 +170,39 @@ def test_every_setting_reaches_a_worker() -> None:
     assert there.plain() == settings.plain()
     assert (there.redis_url, there.workers) == ("redis://:hunter2@host/1", 3)
     assert "hunter2" not in repr(settings)
+
+
+def test_a_byte_order_mark_before_the_file_is_passed_over() -> None:
+    Path("router.toml").write_bytes(b"\xef\xbb\xbfport = 1001\r\n")
+    assert load_settings().port == 1001
+
+
+@pytest.mark.parametrize("name", ["ROUTER_PORT", "router_port", "ROUTER_PROT"])
+def test_a_variable_in_the_file_is_told_how_it_is_written_there(name: str) -> None:
+    write(f'log = "json"\n{name} = 1001')
+    assert "did you mean port? In a file names are in lower case, without ROUTER_" in (said := fault())
+    assert placed(SettingsError(said), None, {})[0].startswith("router.toml:2: ")
+
+
+def test_an_empty_variable_is_nothing_where_nothing_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CATALOG", "ACCESS", "ADMIN_KEY", "DATABASE_URL", "X402_ASSET_DECIMALS", "WALLET_RPC"):
+        monkeypatch.setenv(f"ROUTER_{name}", "")
+    settings = load_settings()
+    assert (settings.catalog, settings.access, settings.admin_key) == (None, None, None)
+    assert (settings.x402_asset_decimals, settings.storage_url) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("PORT", "8402"), ("WORKERS", "1"), ("LOG", "text"), ("DATA", ".router")]
+)
+def test_an_empty_variable_elsewhere_is_told_its_default(
+    monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    monkeypatch.setenv(f"ROUTER_{name}", " " if name == "DATA" else "")
+    assert "it is empty" in (said := fault())
+    assert said.endswith(f"leave it out for {told}")
+
+
+def test_every_line_of_the_starter_file_may_be_switched_on() -> None:
+    write(re.sub(r"(?m)^#(\w+ = )", r"\1", settings_file()))
+    assert load_settings().plain() == Settings().plain()

@@ -44,7 +44,7 @@ def test_what_the_metrics_count_is_what_is_read() -> None:
         metrics.seconds.observe(seconds)
     figures = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(metrics.render(metrics.numbers()).decode())
         for sample in family.samples
     }
     seen = Between(Scrape(0.0, {}), Scrape(1.0, figures))
@@ -57,4 +57,14 @@ def test_what_the_metrics_count_is_what_is_read() -> None:
 @pytest.mark.parametrize("address", ["localhost:8402", "ftp://x", "http://127.0.0.1:1"])
 def test_an_address_where_no_router_is_says_what_to_do(address: str) -> None:
     with pytest.raises(Unreachable, match=r"http://127|router serve"):
+        scrape(address, 0.0)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8402", "http://[::1", "http://127.0.0.1:99999", "http://", "ftp://127.0.0.1"]
+)
+def test_what_is_no_address_is_told_how_one_is_written(address: str) -> None:
+    with pytest.raises(
+        Unreachable, match=r"is no address: write it as http://127\.0\.0\.1:8402 or http://\["
+    ):
         scrape(address, 0.0)

@@ -56,6 +56,56 @@ def test_an_upstreams_own_cost_is_replaced() -> None:
     )
 
 
+def thinking(tokens: Any) -> dict[str, Any]:
+    return {"completion_tokens_details": {"reasoning_tokens": tokens}}
+
+
+@pytest.mark.parametrize(
+    ("more", "completion"),
+    [
+        ({"total_tokens": 427} | thinking(317), 327),  # xAI: beside the completion
+        ({"total_tokens": 427}, 327),  # Google: in the total alone
+        ({"total_tokens": 110} | thinking(7), 10),  # OpenAI: in the completion
+        ({"total_tokens": 427} | thinking(7), 17),  # no more than is named
+        ({"total_tokens": 427} | thinking(0), 10),
+        ({"total_tokens": 427} | thinking(-1), 10),
+        ({"total_tokens": 427} | thinking("many"), 327),  # no word on them
+        ({"total_tokens": 427, "completion_tokens_details": None}, 327),
+        ({"total_tokens": 427, "completion_tokens_details": [1]}, 327),
+        ({} | thinking(317), 10),
+        ({"total_tokens": 90} | thinking(317), 10),
+        ({"total_tokens": 10**9} | thinking(317), 10),
+        ({"total_tokens": 30_000}, 10),  # more than the model can write
+        ({"total_tokens": 150, "prompt_tokens_details": {"cached_tokens": 40}}, 10),  # beside the prompt
+        (
+            {
+                "total_tokens": 130,
+                "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 20},
+            },
+            10,
+        ),
+        ({"total_tokens": 150, "prompt_cache_hit_tokens": 40}, 10),
+        (
+            {
+                "total_tokens": 170,
+                "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 20},
+            },
+            10,
+        ),
+    ],
+)
+def test_thoughts_that_stand_beside_the_completion_are_output_and_charged(
+    more: dict[str, Any], completion: int
+) -> None:
+    found = bill({"prompt_tokens": 100, "completion_tokens": 10, **more})
+    assert (found.tokens.prompt, found.tokens.completion, found.estimated) == (100, completion, False)
+    usage = shown(found)
+    assert usage["completion_tokens"] == completion
+    assert usage["cost"] * 10**9 == found.charge_nusd
+    cached = found.tokens.cached * 500 + found.tokens.written * -500
+    assert found.charge_nusd == found.upstream_nusd == 100_000 + completion * 2_000 - cached
+
+
 @pytest.mark.parametrize("total", [{}, {"total_tokens": None}])
 def test_a_missing_total_is_filled_in(total: dict[str, Any]) -> None:
     assert shown(bill({"prompt_tokens": 100, "completion_tokens": 10, **total}))["total_tokens"] == 110
@@ -240,6 +290,8 @@ usages = st.fixed_dictionaries(
         "total_tokens": counts,
         "prompt_cache_hit_tokens": counts,
         "prompt_tokens_details": st.fixed_dictionaries({}, optional={"cached_tokens": counts}) | json_like,
+        "completion_tokens_details": st.fixed_dictionaries({}, optional={"reasoning_tokens": counts})
+        | json_like,
         "other": json_like,
     },
 )
@@ -253,6 +305,7 @@ def test_any_usage_ends_in_a_bill_that_adds_up(reported: Any) -> None:
     assert usage["completion_tokens"] == tokens.completion
     assert usage["cost"] * 10**9 == found.charge_nusd >= 0
     assert 0 <= tokens.cached + tokens.written <= tokens.prompt <= 20_000
+    assert 0 <= tokens.completion <= 20_000
 
 
 @pytest.mark.parametrize(

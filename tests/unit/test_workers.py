@@ -125,7 +125,7 @@ def counted(requests: int, alerts: int, state: str) -> Metrics:
 
 def test_numbers_of_workers_add_up() -> None:
     here, there = counted(3, 1, "open"), counted(4, 2, "half-open")
-    text = here.render([there.numbers()]).decode()
+    text = here.render(added([here.numbers(), there.numbers()])).decode()
     for line in (
         'router_requests_total{category="coding",model="a/one",outcome="ok",payer="key"} 7.0',
         'router_requests_total{category="simple",model="a/one",outcome="failed 3",payer="open"} 1.0',

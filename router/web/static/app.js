@@ -13,7 +13,7 @@
 
   // A form names only what was filled in, so that its address can be read and passed on.
   document.addEventListener("formdata", function (event) {
-    if (event.target.getAttribute("id") !== "filters") return; // its field "id" hides the property
+    if (!event.target.classList.contains("filters")) return;
     Array.from(event.formData.keys()).forEach(function (name) {
       if (event.formData.get(name) === "") event.formData.delete(name);
     });
@@ -35,14 +35,88 @@
     if (event.target.id !== "rows") return;
     var none = document.getElementById("none");
     if (none) none.remove();
-    while (event.target.rows.length > 2 * LOG_ROWS) event.target.deleteRow(-1);
+    var rows = event.target.rows; // a request is two, what was left out is one: none is cut in half
+    while (rows.length && (rows.length > 2 * LOG_ROWS || rows[rows.length - 1].classList.contains("row"))) event.target.deleteRow(-1);
   });
 
-  // What was opened stays open when a part of the page is renewed.
-  var open = {};
-  document.addEventListener("htmx:beforeSwap", function () {
-    document.querySelectorAll("details[id]").forEach(function (each) { open[each.id] = each.open; });
+  // A page that can no longer renew itself says so, and takes it back once it can.
+  function stale(text) {
+    var note = document.getElementById("stale");
+    if (!text) { if (note) note.textContent = ""; return; }
+    if (!note) {
+      note = document.createElement("p");
+      note.id = "stale";
+      note.className = "note bad";
+      note.setAttribute("role", "alert");
+      document.getElementById("main").prepend(note);
+    }
+    if (note.textContent !== text) note.textContent = text; // said once, not at each try
+  }
+  function unopened(link) { if (link.matches("a.open")) link.setAttribute("aria-expanded", "false"); }
+  document.addEventListener("htmx:sendError", function (event) {
+    stale("The router does not answer: what is shown may be old.");
+    unopened(event.target);
   });
+  document.addEventListener("htmx:responseError", function (event) {
+    stale("The router answered with HTTP " + event.detail.xhr.status + ": what is shown may be old. Reload the page to see why.");
+    unopened(event.target);
+  });
+  document.addEventListener("htmx:afterRequest", function (event) { if (event.detail.successful) stale(""); });
+
+  // What was opened stays open when a part of the page is renewed, and who was at a link stays there.
+  var open = {}, focused = null;
+  function named(element) {
+    return [element.tagName, element.id, element.getAttribute("href"), element.getAttribute("aria-label"), element.id ? "" : element.textContent.trim()].join(" ");
+  }
+  document.addEventListener("htmx:beforeSwap", function (event) {
+    document.querySelectorAll("details[id]").forEach(function (each) { open[each.id] = each.open; });
+    var at = document.activeElement;
+    focused = at && at !== document.body && event.target.contains(at) ? named(at) : null;
+  });
+  function refocus() {
+    if (!focused || (document.activeElement && document.activeElement !== document.body)) return;
+    Array.from(document.querySelectorAll("#main a, #main button, #main summary, #main [tabindex]")).some(function (each) {
+      if (named(each) !== focused) return false;
+      each.focus({ preventScroll: true });
+      return true;
+    });
+    focused = null;
+  }
+
+  document.addEventListener("htmx:afterSwap", function () { // with the swap, so that nobody sees or meets it closed
+    Object.keys(open).forEach(function (id) {
+      var each = document.getElementById(id);
+      if (each && each.tagName === "DETAILS") each.open = open[id];
+    });
+    refocus();
+  });
+
+  // A tooltip closes by Escape, until it is left and come back to.
+  document.addEventListener("keydown", function (event) {
+    if (event.key !== "Escape") return;
+    document.querySelectorAll(".tip:hover, .tip:focus, .tip:has(+ .tipbox:hover)").forEach(function (tip) { tip.classList.add("off"); });
+  });
+  function again(event) { if (event.target.matches && event.target.matches(".tip")) event.target.classList.remove("off"); }
+  document.addEventListener("focusout", again);
+  document.addEventListener("mouseout", again);
+
+  // Times are UTC; the pointer learns what that is here.
+  document.addEventListener("mouseover", function (event) {
+    var time = event.target.closest ? event.target.closest("time[datetime]") : null;
+    if (!time || time.dataset.here) return;
+    time.dataset.here = "yes";
+    var here = new Date(time.getAttribute("datetime")).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "long" });
+    time.title = (time.title ? time.title + " = " : "") + here;
+  });
+
+  // What does not scroll is no stop for the keyboard; the page's own name is in sight in a narrow menu.
+  function stops() {
+    document.querySelectorAll(".scroll[tabindex]").forEach(function (each) {
+      each.tabIndex = each.scrollWidth > each.clientWidth || each.scrollHeight > each.clientHeight ? 0 : -1;
+    });
+  }
+  var here = document.querySelector(".top nav [aria-current]");
+  if (here) here.closest("ul").scrollLeft = here.offsetLeft + here.offsetWidth - here.closest("ul").clientWidth;
 
   // The times of the table as lines; the table stays below, for whoever wants the figures.
   var plots = [];
@@ -84,20 +158,25 @@
       var moment = new Date(at * 1e3);
       return day ? moment.getUTCDate() + " " + months[moment.getUTCMonth()] : moment.toISOString().slice(11, 16);
     }
+    var all = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000];
+    function below(low) { return all.filter(function (mark) { return mark <= low; }).pop() || low; }
+    function above(high) { return all.find(function (mark) { return mark >= high; }) || high; }
     function marks(plot, axis, low, high) {
-      return [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300].filter(function (mark) { return mark >= low && mark <= high; });
+      return all.filter(function (mark) { return mark >= low && mark <= high; });
     }
     plots.push(new uPlot({
       width: figure.clientWidth, height: 190, tzDate: function (at) { return uPlot.tzDate(new Date(at * 1e3), "UTC"); },
       cursor: { drag: { x: false, y: false } },
-      scales: { y: { distr: 3 } },
+      legend: { markers: { width: 2, fill: "transparent", dash: function (_, number) { return number % 2 ? "solid" : "dashed"; } } },
+      scales: { y: { distr: 3, range: function (_, low, high) { return [below(low), above(high)]; } } },
       series: [{ value: function (_, at) { return at == null ? "–" : new Date(at * 1e3).toISOString().slice(5, 16).replace("T", " "); } },
         line("total, median", "simple"), line("total, p95", "simple", true), line("first token, median", "reasoning"), line("first token, p95", "reasoning", true)],
-      axes: [Object.assign({ values: function (_, all) { return all.map(when); } }, axis),
+      axes: [Object.assign({ size: 30, values: function (_, all) { return all.map(when); } }, axis),
         Object.assign({ size: 56, splits: marks, filter: function (_, all) { return all; }, values: function (_, all) { return all.map(function (mark) { return mark < 1 ? mark * 1000 + " ms" : mark + " s"; }); } }, axis)]
     }, data, figure));
   }
   function drawAll() {
+    stops();
     plots.forEach(function (plot) { plot.destroy(); });
     plots = [];
     document.querySelectorAll("figure[data-plot]").forEach(draw);
@@ -108,12 +187,7 @@
     waiting = setTimeout(drawAll, 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  document.addEventListener("htmx:afterSettle", function () {
-    Object.keys(open).forEach(function (id) {
-      var each = document.getElementById(id);
-      if (each && each.tagName === "DETAILS") each.open = open[id];
-    });
-    drawAll();
-  });
+  document.addEventListener("htmx:afterSettle", drawAll); // not before: settling takes off the class that a plot sets
+  document.addEventListener("toggle", stops, true);
   drawAll();
 })();

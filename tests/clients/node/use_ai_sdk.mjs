@@ -1,18 +1,22 @@
-// The Vercel AI SDK with its provider for OpenAI-compatible servers.
+// The Vercel AI SDK with the provider that PROVIDER names: the one for OpenAI speaks the Responses API.
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
 import { readFileSync } from "node:fs";
 import { z } from "zod";
 
 const ask = JSON.parse(process.argv[2]);
+const own = process.env.PROVIDER === "@ai-sdk/openai";
 const provider = (apiKey = ask.key, baseURL = ask.base_url) =>
-  createOpenAICompatible({
-    name: "router",
-    apiKey,
-    baseURL,
-    includeUsage: true,
-    supportsStructuredOutputs: true,
-  });
+  own
+    ? createOpenAI({ apiKey, baseURL })
+    : createOpenAICompatible({
+        name: "router",
+        apiKey,
+        baseURL,
+        includeUsage: true,
+        supportsStructuredOutputs: true,
+      });
 const once = { maxRetries: 0 };
 const chat = (model, prompt) => generateText({ model, prompt, ...once });
 
@@ -61,7 +65,7 @@ const versionOf = (name) =>
   JSON.parse(readFileSync(new URL(`./node_modules/${name}/package.json`, import.meta.url))).version;
 console.log(
   JSON.stringify({
-    versions: { ai: versionOf("ai"), "@ai-sdk/openai-compatible": versionOf("@ai-sdk/openai-compatible") },
+    versions: Object.fromEntries(["ai", process.env.PROVIDER].map((name) => [name, versionOf(name)])),
     chat: told.text,
     usage: [told.usage.inputTokens, told.usage.outputTokens],
     stream,
