@@ -128,6 +128,23 @@ def test_who_is_at_a_link_stays_there_when_the_page_renews_itself(
         assert page.locator("#bars-table").get_attribute("open") is not None
 
 
+def test_what_was_renewed_can_be_used_in_the_same_moment(browser: Browser, strange: RouterServer) -> None:
+    with watched(browser, strange.origin) as page:
+        page.context.add_init_script(
+            "const later = setTimeout; window.setTimeout = (what, ms) => later(what, ms + 1e9)"
+        )
+        page.goto("/ui?range=7d")
+        page.locator("summary", has_text="As a table").first.click()
+        renew(page)
+        assert page.locator("#bars-table").get_attribute("open") is not None
+        page.goto("/ui/models")
+        page.get_by_role("link", name="Output", exact=True).click()
+        page.locator("[aria-sort=ascending]").wait_for()
+        page.locator("a.open").first.click()
+        page.locator("tr.detail #model").wait_for()
+        assert page.url.endswith("/ui/models?sort=out")
+
+
 def test_a_formula_is_closed_by_escape(browser: Browser, strange: RouterServer) -> None:
     with watched(browser, strange.origin) as page:
         page.goto("/ui")

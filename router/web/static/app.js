@@ -83,14 +83,6 @@
     focused = null;
   }
 
-  document.addEventListener("htmx:afterSwap", function () { // with the swap, so that nobody sees or meets it closed
-    Object.keys(open).forEach(function (id) {
-      var each = document.getElementById(id);
-      if (each && each.tagName === "DETAILS") each.open = open[id];
-    });
-    refocus();
-  });
-
   // A tooltip closes by Escape, until it is left and come back to.
   document.addEventListener("keydown", function (event) {
     if (event.key !== "Escape") return;
@@ -187,7 +179,14 @@
     waiting = setTimeout(drawAll, 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  document.addEventListener("htmx:afterSettle", drawAll); // not before: settling takes off the class that a plot sets
+  document.addEventListener("htmx:afterSettle", function () {
+    Object.keys(open).forEach(function (id) {
+      var each = document.getElementById(id);
+      if (each && each.tagName === "DETAILS") each.open = open[id];
+    });
+    drawAll();
+    refocus();
+  });
   document.addEventListener("toggle", stops, true);
   drawAll();
 })();
