@@ -83,6 +83,7 @@ class Remembering:
             max_nusd=chosen.max_nusd if chosen is not None else 0,
             stripped=walk.stripped,
             images=need.images,
+            media=need.media,
             tools=need.tools,
             choices=tuple([_choice(c.offer, c.expected_nusd, c.seconds, c.quality) for c in first]),
             choices_total=len(decision.candidates),

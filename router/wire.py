@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from router.errors import BadRequest
 from router.images import check_image
+from router.media import Medium, Part, read_part
 from router.rawjson import cut_text, first_byte, refuse_duplicates
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ MAX_GLOBS = 100
 MAX_GLOB_CHARS = 256
 MAX_SESSION_CHARS = 256
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "video_url", "refusal", "thinking"})
+MEDIA_PARTS: dict[str, Medium] = {"input_audio": "audio", "video_url": "video", "file": "file"}
+PART_TYPES = frozenset({"text", "image_url", *MEDIA_PARTS, "refusal", "thinking"})
 # The two names of what bounds an answer; the newer one counts where a client sends both.
 BOUNDS = ("max_tokens", "max_completion_tokens")
 # What could choose an upstream's address, key or headers, and our own fields: never forwarded.
@@ -123,21 +125,25 @@ class _Part(Struct):
     type: str
     text: Raw | UnsetType = UNSET
     image_url: Raw | UnsetType = UNSET
+    input_audio: Raw | UnsetType = UNSET
+    video_url: Raw | UnsetType = UNSET
+    file: Raw | UnsetType = UNSET
 
 
 class Message(Struct, frozen=True):
     """One message as the router reads it: texts cut to head and tail, images counted.
 
-    `image_bytes` is the size of its data URIs in the body, which no tokenizer reads as text; `parts` counts
-    the parts of its content, where that is a list.
+    `data_bytes` is the size of what no tokenizer reads as text: images as data URIs, audio, video and files;
+    `media` are all but the images. `parts` counts the parts of its content, where that is a list.
     """
 
     role: str
     texts: tuple[str, ...]
     images: int
-    image_bytes: int
+    data_bytes: int
     has_tool_calls: bool
     parts: int = 0
+    media: tuple[Part, ...] = ()
 
 
 class OwnMessages(Protocol):
@@ -173,6 +179,11 @@ class RequestBody(Struct, frozen=True):
     def images(self) -> int:
         """Count the image parts of all messages."""
         return sum(message.images for message in self.messages)
+
+    @property
+    def media(self) -> list[Part]:
+        """Return the audio, video and files of all messages."""
+        return [part for message in self.messages for part in message.media]
 
     def for_upstream(self, model: str, bound: tuple[str, int] | None = None, writer: str = "") -> bytes:
         """Return the body for an upstream: its model id, usage asked for, the router's own fields gone.
@@ -231,7 +242,7 @@ def parse_request(body: bytes) -> RequestBody:
     fields, members = read_members(_fields, body)
     _check_model(fields.model)
     messages = _read_messages(fields.messages)
-    image_bytes = sum(message.image_bytes for message in messages)
+    data_bytes = sum(message.data_bytes for message in messages)
     text_bytes = _forwarded_bytes(members)
     return RequestBody(
         model=fields.model,
@@ -246,8 +257,8 @@ def parse_request(body: bytes) -> RequestBody:
         models=tuple(fields.models or ()),
         router=fields.router or RouterFields(),
         members=members,
-        text_bytes=text_bytes - image_bytes,
-        text_chars=text_chars - (len(body) - text_bytes) - image_bytes,
+        text_bytes=text_bytes - data_bytes,
+        text_chars=text_chars - (len(body) - text_bytes) - data_bytes,
     )
 
 
@@ -348,7 +359,8 @@ def _read_parts(role: str, content: Raw, path: str, has_tool_calls: bool) -> Mes
             raise BadRequest(f"{path}: {text}.", param=path) from None
         raise schema_fault(text.replace("at `$", f"at `$.{path}")) from None
     texts: list[str] = []
-    images = image_bytes = 0
+    images = data_bytes = 0
+    media: list[Part] = []
     for i, part in enumerate(parts):
         where = f"{path}[{i}]"
         if part.type not in PART_TYPES:
@@ -361,6 +373,9 @@ def _read_parts(role: str, content: Raw, path: str, has_tool_calls: bool) -> Mes
                 raise BadRequest(f"{where}.text must be a string.", param=f"{where}.text")
             texts.append(cut_text(part.text))
         elif part.type == "image_url":
-            image_bytes += check_image(part.image_url, f"{where}.image_url")
+            data_bytes += check_image(part.image_url, f"{where}.image_url")
             images += 1
-    return Message(role, tuple(texts), images, image_bytes, has_tool_calls, len(parts))
+        elif part.type in MEDIA_PARTS:
+            media.append(read_part(MEDIA_PARTS[part.type], getattr(part, part.type)))
+            data_bytes += media[-1].data_bytes
+    return Message(role, tuple(texts), images, data_bytes, has_tool_calls, len(parts), tuple(media))

@@ -10,6 +10,7 @@ from msgspec import Struct
 from router.catalog.snapshot import Category
 from router.errors import CallerAtLimit, RouterError, UpstreamRefused
 from router.history.words import Words
+from router.media import Medium
 
 NOT_OK, ALL_FAILED = "not-ok", "all-failed"
 """As a wished outcome: any but "ok"; any of FAILED."""
@@ -74,6 +75,7 @@ class Why(Struct, frozen=True, gc=False, omit_defaults=True):
     max_nusd: int = 0
     stripped: bool = False
     images: int = 0
+    media: tuple[Medium, ...] = ()
     tools: bool = False
     choices: tuple[Choice, ...] = ()
     choices_total: int = 0

@@ -46,7 +46,7 @@ def refused(pool: Pool) -> Iterator[Loser]:
 
 def _refusal(pool: Pool, i: int) -> _Refusal:
     """Return the first filter that an offer fails: those of `Table.fitting`, then cap and load."""
-    stopped = _unfit(pool, i) or _too_large(pool, i)
+    stopped = _unfit(pool, i) or _too_large(pool, i) or _unread(pool, i)
     if stopped is not None:
         return stopped
     cap, worst = pool.need.max_cost_nusd, pool.worst_nusd(i)
@@ -89,6 +89,13 @@ def _too_large(pool: Pool, i: int) -> _Refusal | None:
     context = int(need.prompt_tokens * CONTEXT_RESERVE) + output
     if context > offer.context:
         return "context", f"needs {context:,} tokens of context, has {offer.context:,}", offer.context
+    return None
+
+
+def _unread(pool: Pool, i: int) -> _Refusal | None:
+    for kind in pool.must_read:
+        if kind not in pool.table.offers[i].input:
+            return "modality", f"does not read {'files' if kind == 'file' else kind}", 0
     return None
 
 

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from router.catalog.snapshot import CATEGORIES, MODES, Category, Mode, Snapshot
 from router.errors import BadRequest, ModelNotFound
+from router.media import MEDIA, Medium
 from router.rawjson import first_byte
 from router.wire import MAX_SESSION_CHARS, RequestBody
 
@@ -61,7 +62,8 @@ class Need(Struct, frozen=True, gc=False):
     """Hold all that a decision reads of a request; tokens are estimates, `_bound` their upper bounds.
 
     `forced_tools`: a tool must be called. `pinned` is set from the sessions, once the need has been read;
-    `credit_nusd`, what the customer can still spend, where that does not reach the first choice.
+    `credit_nusd`, what the customer can still spend, where that does not reach the first choice. `media` are
+    the kinds of input beside text and images.
     """
 
     asked: Asked
@@ -84,6 +86,7 @@ class Need(Struct, frozen=True, gc=False):
     forced_tools: bool = False
     pinned: Pinned | None = None
     credit_nusd: int | None = None
+    media: tuple[Medium, ...] = ()
 
     @staticmethod
     def names(model: str, provider: str) -> tuple[str, str, str]:
@@ -167,11 +170,12 @@ def read_need(
     """
     asked = read_asked(body.model, body.models, catalog)
     fields = body.router
+    media = body.media
     return Need(
         asked=asked,
         mode=asked.mode or _mode(fields.mode, headers, catalog),
-        prompt_tokens=_estimate_tokens(body),
-        prompt_tokens_bound=_bound_tokens(body),
+        prompt_tokens=_estimate_tokens(body) + sum(part.tokens for part in media),
+        prompt_tokens_bound=_bound_tokens(body) + sum(part.tokens_bound for part in media),
         output_tokens=body.max_output_tokens,
         choices=body.choices,
         images=body.images,
@@ -186,6 +190,7 @@ def read_need(
         session=_session(headers) or fields.session,
         at=at,
         forced_tools=body.has_tools and _forces_a_tool(body.members),
+        media=tuple(kind for kind in MEDIA if any(part.medium == kind for part in media)) if media else (),
     )
 
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from router.catalog.price import Tokens, worst_nusd
 from router.catalog.snapshot import Category, Model, Offer, Policy
+from router.media import Medium
 from router.routing.need import Need
 from router.routing.quality import Categorised, quality_of
 from router.routing.sheet import SLACK, SLACK_NUSD, Aim, aim_of
@@ -114,6 +115,7 @@ class Pool:
     `main` may be chosen; of these, `top` can be forced to call a tool, where the need wants that and any can;
     `inside` is the quality band of `top`, which begins at `floor`. `listed` are those of the client's list,
     in its order. `unrated` are let in without a quality; `fitting` pass every filter but rating and load.
+    `must_read` are the kinds of input that an offer has to read.
     """
 
     __slots__ = (
@@ -128,6 +130,7 @@ class Pool:
         "listed",
         "main",
         "most_output",
+        "must_read",
         "need",
         "output_tokens",
         "pinned",
@@ -156,7 +159,10 @@ class Pool:
             mask = table.of_model.get(need.pinned.model, 0) & table.by_key.get(key, 0)
             self.pinned = mask.bit_length() - 1
             self.cached_tokens = min(max(need.pinned.cached_tokens, 0), need.prompt_tokens)
+        self.must_read: tuple[Medium, ...] = ()
         fitting = table.fitting(need, categorised.category, self.output_tokens)
+        if need.media:
+            fitting = self._reading(fitting)
         for cap_nusd in (need.max_cost_nusd, need.credit_nusd):
             if cap_nusd is not None:
                 fitting = self._covered(fitting, cap_nusd)
@@ -167,6 +173,19 @@ class Pool:
                 i: b for key, b in live.blocked.items() for i in indices(table.by_key.get(key, 0))
             }
         self._enter()
+
+    def _reading(self, fitting: int) -> int:
+        """Drop the offers that do not read a kind of input, where one that could be chosen does.
+
+        Where the catalog names none, it may just not say so, and the upstream is asked.
+        """
+        named, rated = self.need.asked.model, self.table.rated(self.categorised.category)
+        scope = rated if named is None else self.table.of_model.get(named, 0)
+        for kind in self.need.media:
+            able = fitting & self.table.reads[kind]
+            if able & scope:
+                fitting, self.must_read = able, (*self.must_read, kind)
+        return fitting
 
     def _enter(self) -> None:
         """Say who may be chosen, who is in the band, and who is tried behind the winner."""

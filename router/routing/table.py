@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
 from router.catalog.snapshot import CATEGORIES, Category, Model, Offer, Policy, Snapshot
+from router.media import MEDIA
 from router.routing.need import Need
 from router.routing.quality import TEXT_CATEGORIES, Categorised, is_mixed
 from router.routing.sheet import Calendar, Moment, Sheet
@@ -80,6 +81,7 @@ class Table:
         self.usable = self._mask(lambda offer: offer.unusable is None)
         self.local = self._mask(lambda offer: offer.local)
         self.reads_images = self._mask(lambda offer: "image" in offer.input)
+        self.reads = {kind: self._mask(lambda offer, kind=kind: kind in offer.input) for kind in MEDIA}  # type: ignore[misc]  # bound in the loop
         self.tools, self.forced_tools, self.json_schema, json_mode, self.reasoning = (
             self._mask(lambda offer, word=word: word in offer.features)  # type: ignore[misc]  # bound in the loop
             for word in ("tools", "forced_tools", "json_schema", "json_mode", "reasoning")

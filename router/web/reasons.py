@@ -25,7 +25,7 @@ DROPPED = {
     "unusable": "Not usable here",
     "denied": "Shut out by the request or the key",
     "no_quality": "Not rated for this category",
-    "modality": "Does not read images",
+    "modality": "Does not read what was sent",
     "tools": "Does not call tools",
     "json_schema": "Does not answer by a JSON schema",
     "max_output": "Writes too few tokens",

@@ -129,7 +129,7 @@ def test_an_image_makes_it_vision_and_drops_who_is_blind(router: RouterServer) -
 
     assert "vision, 100 %" in text
     assert "Not rated for this category" in text
-    assert "Does not read images" in told(router, text="What is this?", image=PIXEL, model="test/blind")
+    assert "does not read images" in told(router, text="What is this?", image=PIXEL, model="test/blind")
     assert told(router, text="x", image="data:text/html;base64,aGk=").count("must be base64 data") == 1
     assert "vision, 100 %" in told(router, text="", image=PIXEL)
 

@@ -48,6 +48,7 @@ def plain_decide(
     categorised = raised(found, need)
     unnamed = need.asked.model is None
     refused: dict[tuple[str, str, str], str] = {}
+    must_read: list[str] = []
 
     def passing(models: list[Model], *, rated: bool, local: bool = False) -> list[Plain]:
         fits = []
@@ -56,7 +57,7 @@ def plain_decide(
                 if local and not offer.local:
                     continue
                 plain = priced(need, categorised, model, offer, live, policy)
-                word = stopped(need, categorised, plain, live, policy, rated)
+                word = stopped(need, categorised, plain, live, policy, rated, must_read)
                 refused.pop(plain.id, None)
                 if word is None:
                     fits.append(plain)
@@ -71,6 +72,13 @@ def plain_decide(
         return listed
 
     everybody = list(catalog.models.values())
+    for kind in need.media:  # only who reads it, where the catalog knows one that could be chosen
+        for model in everybody if unnamed else [catalog.models[need.asked.model or ""]]:
+            for offer in model.offers:
+                plain = priced(need, categorised, model, offer, live, policy)
+                barred = unfit(need, categorised, plain, live, policy, unnamed, must_read)
+                if barred is None and kind in offer.input and kind not in must_read:
+                    must_read.append(kind)
     word = {"nitro": "fastest", "floor": "cheapest"}.get(need.mode, "cheapest_in_band")
     if unnamed:
         main = passing(everybody, rated=True)
@@ -203,7 +211,31 @@ def worst(need: Need, offer: Offer, policy: Policy) -> int:
 
 
 def stopped(
-    need: Need, categorised: Categorised, plain: Plain, live: Live, policy: Policy, rated: bool
+    need: Need,
+    categorised: Categorised,
+    plain: Plain,
+    live: Live,
+    policy: Policy,
+    rated: bool,
+    must_read: list[str],
+) -> str | None:
+    word = unfit(need, categorised, plain, live, policy, rated, must_read)
+    if word is not None:
+        return word
+    if need.max_cost_nusd is not None and plain.max_nusd > need.max_cost_nusd:
+        return "cap"
+    block = live.blocked.get(plain.offer.key)
+    return None if block is None else block.reason
+
+
+def unfit(
+    need: Need,
+    categorised: Categorised,
+    plain: Plain,
+    live: Live,
+    policy: Policy,
+    rated: bool,
+    must_read: list[str],
 ) -> str | None:
     offer, model = plain.offer, plain.model
     names = (offer.model, f"{offer.provider}/{offer.model}", f"{offer.provider}:{offer.model}")
@@ -225,13 +257,11 @@ def stopped(
         "json_schema": need.json_schema and "json_schema" not in offer.features,
         "max_output": wanted is not None and wanted > offer.max_output,
         "context": int(need.prompt_tokens * 1.05) + output > offer.context,
-        "cap": need.max_cost_nusd is not None and plain.max_nusd > need.max_cost_nusd,
     }
     for word, fails in tests.items():
         if fails:
             return word
-    block = live.blocked.get(offer.key)
-    return None if block is None else block.reason
+    return None if offer.input.issuperset(must_read) else "modality"
 
 
 def lacks(need: Need, plain: Plain) -> bool:

@@ -34,7 +34,10 @@ points = st.integers(0, 100).map(float)
 features = st.sampled_from(
     [FEATURES, FEATURES | {"forced_tools"}, frozenset({"tools"}), frozenset({"reasoning"}), frozenset[str]()]
 )
-inputs = st.sampled_from([frozenset({"text"}), frozenset({"text", "image"})])
+inputs = st.builds(
+    lambda more: frozenset({"text", *more}),
+    st.lists(st.sampled_from(["image", "image", "audio", "file"]), max_size=3, unique=False),
+)
 rules = st.builds(
     PriceRule,
     above_input=st.sampled_from([None, 499, 500, 5_000]),
@@ -97,6 +100,7 @@ needs = st.builds(
     json_mode=st.booleans(),
     reasoning=st.booleans(),
     forced_tools=st.booleans(),
+    media=st.sampled_from([(), (), ("audio",), ("audio", "file")]),
 )
 
 

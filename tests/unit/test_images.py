@@ -55,7 +55,7 @@ def refused(image: Any) -> BadRequest:
 def test_addresses_pass_and_count_as_an_image(url: str) -> None:
     body = read({"url": url, "detail": "low"})
     assert body.images == 1
-    assert body.messages[0].image_bytes == 0
+    assert body.messages[0].data_bytes == 0
     assert url in json.dumps(json.loads(body.for_upstream("m")), ensure_ascii=False)
 
 
@@ -77,7 +77,7 @@ def test_the_address_may_stand_in_place_of_the_object() -> None:
 
 def test_a_data_uri_is_counted_as_an_image_and_not_as_text() -> None:
     small, large = read({"url": data_uri("image/png")}), read({"url": data_uri("image/png", size=300_000)})
-    assert large.messages[0].image_bytes > 400_000
+    assert large.messages[0].data_bytes > 400_000
     assert large.text_bytes == small.text_bytes == large.text_chars
 
 
