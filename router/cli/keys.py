@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,12 +110,34 @@ def create(
     )
     settings = settings_of(config, data=data)
     text, key = _with_keys(settings, lambda store: store.create(new), make=True)
+    for glob in _matching_nothing(settings, models):
+        click.echo(f"Note: {glob!r} matches no model of the catalog (`router catalog show`).", err=True)
     if as_json:
         _print_json({"id": key.id, "key": text, "name": key.name, "credit_usd": usd_number(credit)})
         return
     click.echo(f"Made {key.id} for {key.name}. Copy the key now, it is not shown again:\n")
     click.echo(f"{text}\n")
     click.echo("Send it as `Authorization: Bearer KEY`, or as the api_key of an OpenAI SDK.")
+
+
+def _matching_nothing(settings: Settings, globs: tuple[str, ...]) -> list[str]:
+    """Return the globs that match no model; nothing where the catalog cannot be read just now."""
+    if not globs:
+        return []
+    from router.catalog.files import check_catalog, default_directory
+    from router.routing.need import Need
+
+    directory = settings.catalog or default_directory(Path.cwd())
+    snapshot, _, _ = check_catalog(directory, environ={}, today=datetime.now(UTC).date())
+    if snapshot is None:
+        return []
+    names = [
+        name
+        for model in snapshot.models.values()
+        for offer in model.offers
+        for name in Need.names(offer.model, offer.provider)
+    ]
+    return [glob for glob in globs if not any(fnmatchcase(name, glob) for name in names)]
 
 
 @keys.command("list")

@@ -38,10 +38,12 @@ class Loser:
 
 
 def refused(pool: Pool) -> Iterator[Loser]:
-    """Yield the offers that a filter stopped, in the catalog's order."""
-    for i in indices(pool.considered & ~pool.accepted):
-        offer = pool.table.offers[i]
-        yield Loser(offer.model, offer.provider, *_refusal(pool, i))
+    """Yield the offers that a filter stopped, those last that cannot be used here: logs keep a few alone."""
+    stopped, usable = pool.considered & ~pool.accepted, pool.table.usable
+    for mask in (stopped & usable, stopped & ~usable):
+        for i in indices(mask):
+            offer = pool.table.offers[i]
+            yield Loser(offer.model, offer.provider, *_refusal(pool, i))
 
 
 def _refusal(pool: Pool, i: int) -> _Refusal:

@@ -46,6 +46,16 @@ def test_the_key_is_alone_on_its_line(tmp_path: Path) -> None:
     assert [line for line in lines if well_formed(line)]
 
 
+def test_a_glob_that_matches_no_model_is_told(tmp_path: Path) -> None:
+    globs = ("deepseek/*", "openrouter:*", "nope/*")
+    result = run(
+        tmp_path, keys, "create", "--name", "me", "--json", *(x for g in globs for x in ("--models", g))
+    )
+
+    assert result.stderr == "Note: 'nope/*' matches no model of the catalog (`router catalog show`).\n"
+    assert json.loads(result.stdout)["name"] == "me"
+
+
 def test_credit_is_null_where_none_is_needed(tmp_path: Path) -> None:
     assert created(tmp_path)["credit_usd"] is None
 

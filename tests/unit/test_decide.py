@@ -395,6 +395,12 @@ def test_what_only_load_or_health_stops_may_be_tried_again(
     assert f"try again in {wait_s} s" in refusal_now.message
 
 
+def test_the_losers_that_could_be_used_here_are_told_before_those_that_could_not() -> None:
+    off = model("a", 80, unusable="set A_KEY")
+    decision = choose(catalog(off, model("blind", input=frozenset({"text"})), model("eyes")), need(images=1))
+    assert [loser.model for loser in decision.losers] == ["blind", "a"]
+
+
 def test_a_blocked_offer_loses_and_the_next_one_serves() -> None:
     live = Live(blocked={("acme", "a"): AT_LIMIT})
     decision = choose(catalog(model("a"), model("b")), live=live)
