@@ -61,6 +61,10 @@ def read(path: Path) -> str | None:
 def write(change: Change, now: datetime) -> Path | None:
     """Write the file in one step, where it was one with its mode; return the copy of what it was."""
     path = change.path.resolve()  # a link stays a link
+    if change.before is not None and not path.stat().st_mode & 0o222:  # somebody means it to stay so
+        raise click.ClickException(
+            f"{path} is read-only, so it was left alone: `chmod u+w {path}`, and do this again"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = None
     if change.before is not None:

@@ -12,7 +12,7 @@ from litestar.params import FromPath
 from litestar.types import ExceptionHandlersMap
 
 from router.errors import RouterError
-from router.web.assets import FOREVER, assets
+from router.web.assets import FOREVER, address_of, assets
 from router.web.guard import AnyRequest, Guard, PageFault, SignInNeeded
 from router.web.pages import HEADERS, page
 from router.web.sessions import COOKIE, SESSION_S
@@ -63,11 +63,16 @@ def frame_routes(guard: Guard) -> list[HTTPRouteHandler]:
         body = found.packed if packs else found.body
         return Response(body, media_type=found.media_type, headers=headers)
 
+    @get("/favicon.ico", media_type=MediaType.TEXT, sync_to_thread=False)
+    def icon() -> Response[bytes]:  # what a browser asks for where a document names none
+        headers = {"location": address_of("icon.svg"), "cache-control": "public, max-age=86400"}
+        return Response(b"", status_code=302, headers=headers)
+
     @get("/ui/{rest:path}", sync_to_thread=False)
     def nowhere(request: Request[Any, Any, Any], rest: FromPath[str]) -> Response[str]:
         raise PageFault(404, "There is no such page", f"/ui{rest[:100]}", "Take one from the menu.")
 
-    return [ask, sign_in, sign_out, static, nowhere]
+    return [ask, sign_in, sign_out, static, icon, nowhere]
 
 
 def page_faults(guard: Guard) -> ExceptionHandlersMap:

@@ -209,6 +209,19 @@ def test_a_file_that_cannot_be_edited_is_left_and_the_settings_are_shown(
     assert file.read_text() == "models: [{name: mine}]\n"
 
 
+def test_a_file_that_is_read_only_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "opencode.json"
+    file.write_text("{}\n")
+    file.chmod(0o444)
+    done = run(tmp_path, "init", "opencode", "--url", "http://127.0.0.1:1", "--file", str(file), "--yes")
+
+    assert done.exit_code == 1
+    assert f"{file} is read-only" in done.stderr
+    assert f"chmod u+w {file}" in done.stderr
+    assert [each.name for each in tmp_path.glob("opencode*")] == ["opencode.json"]
+    assert file.read_text() == "{}\n"
+
+
 def test_a_key_in_a_file_that_others_can_read_is_told(tmp_path: Path) -> None:
     file = tmp_path / "opencode.json"
     file.write_text("{}\n")

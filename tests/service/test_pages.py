@@ -221,6 +221,13 @@ def test_pages_run_no_script_but_their_own_and_load_nothing_from_elsewhere(open_
             assert open_router.request("GET", address).status == 200, address
 
 
+def test_a_browser_finds_the_icon_where_no_document_names_it(keyed: RouterServer) -> None:
+    sent = keyed.request("GET", "/favicon.ico")
+    found = keyed.request("GET", sent.headers["location"])
+    assert (sent.status, found.status) == (302, 200)
+    assert found.headers["content-type"].startswith("image/svg+xml")
+
+
 def test_files_are_kept_for_good_and_come_deflated_to_who_takes_that(open_router: RouterServer) -> None:
     page = open_router.request("GET", "/ui").body.decode()
     address = re.findall(r"href=\"(/ui/static/style.css[^\"]+)\"", page)[0]
