@@ -157,15 +157,18 @@ def test_a_key_is_changed_topped_up_and_revoked(browser: Browser, kept: Kept) ->
         page.get_by_role("link", name="team 07").click()
         page.get_by_text("Change limits, budgets").click()
         page.get_by_label("Requests a minute").fill("12")
-        page.get_by_role("button", name="Save").click()
+        with page.expect_navigation():
+            page.get_by_role("button", name="Save").click()
         assert "The key is changed" in page.get_by_role("status").inner_text()
         assert "12 left" in page.locator(".bounds").inner_text()
         page.get_by_label("Amount, USD").fill("3")
-        page.get_by_role("button", name="Add credit").click()
+        with page.expect_navigation():
+            page.get_by_role("button", name="Add credit").click()
         assert "The payment is booked" in page.get_by_role("status").inner_text()
         assert page.locator(".tile .value").first.inner_text() == "$10.00"
         page.get_by_text("Revoke this key…").click()
-        page.get_by_role("button", name="Revoke team 07 for good").click()
+        with page.expect_navigation():
+            page.get_by_role("button", name="Revoke team 07 for good").click()
         assert "The key is revoked" in page.get_by_role("status").inner_text()
         assert page.get_by_role("button", name="Add credit").count() == 0
 
@@ -176,11 +179,14 @@ def test_a_customer_reads_its_usage_with_and_without_scripts(browser: Browser, k
             sign_in(page, kept.text)
             assert page.get_by_role("navigation", name="Pages").inner_text().split("\n")[-1] == "Account"
             assert page.locator("svg.chart.wide .bar").count() == 30
-            page.get_by_role("link", name="90 days").click()
+            with page.expect_navigation():
+                page.get_by_role("link", name="90 days").click()
             assert page.locator("svg.chart.wide .bar").count() == 90
             shown = int(page.locator("tr.sum td").first.inner_text().replace(",", ""))
             assert MANY * 0.45 < shown < MANY * 0.55
-            page.get_by_role("link", name="Older").click()
+            with page.expect_navigation():
+                page.get_by_role("link", name="Older").click()
             assert page.locator(".reqs tbody tr").count() == 10
-            page.locator(".reqs a").first.click()
+            with page.expect_navigation():
+                page.locator(".reqs a").first.click()
             assert "Charged" in page.locator("main").inner_text()

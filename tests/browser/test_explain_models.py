@@ -107,7 +107,8 @@ def test_sending_streams_the_answer_with_its_cost(browser: Browser, used: Router
         for word in ("test/", "scripted", "Cost", "USD", "First token here", "Tokens"):
             assert word in facts, word
         assert axe(page) == []
-        page.locator("#answer-facts").get_by_role("link").click()
+        with page.expect_navigation():
+            page.locator("#answer-facts").get_by_role("link").click()
         assert "settle" in page.locator("main").inner_text()
 
 

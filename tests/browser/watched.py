@@ -67,6 +67,7 @@ def watched(
 
 def axe(page: Page) -> list[str]:
     """Return what axe-core finds against WCAG 2 A and AA and its best practices, contrast included."""
+    page.wait_for_load_state()
     script = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
     page.evaluate(script)
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
