@@ -2,8 +2,10 @@
 
     uv run python -m benchmarks.guard
 
-Both serve the same load in turn, so that a slower machine changes both; only their ratio is compared with the
-recorded one (benchmarks/guard.json). Exit status 1 above 1.5 times the record. About 25 seconds; Linux only.
+Both serve the same load in turn, so that a slower machine changes both; only their ratio is compared with
+the recorded one (benchmarks/guard.json). Exit status 1 above 1.5 times the record in three measurements, one
+after another: the same tree gives ratios from 8.5 to 14.7, and what has become dearer is so each time. About
+25 seconds a measurement; Linux only.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from benchmarks.site import Endpoint, Site, Unavailable
 
 RECORD = Path(__file__).with_name("guard.json")
 ALLOWED = 1.5
+TRIES = 3
 TURNS = 4
 SECONDS = 1.5
 WARMUP_S = 0.5
@@ -98,7 +101,14 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="router-guard-") as home:
         try:
-            measured = measure(Site(Path(home), Path(home), cores[0], cores[-1]))
+            site = Site(Path(home), Path(home), cores[0], cores[-1])
+            measured = measure(site)
+            for _ in range(0 if given.record else TRIES - 1):
+                fine, text = verdict(measured, json.loads(RECORD.read_text()))
+                if fine:
+                    break
+                print(f"{text}; measuring again")
+                measured = measure(site)
         except (Unavailable, processes.NotReady) as failed:
             sys.exit(f"error: {failed}")
     if given.record:

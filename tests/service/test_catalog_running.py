@@ -271,7 +271,7 @@ def app_routes(up: ScriptedUpstream, folder: Path) -> set[tuple[str, str]]:
     asyncio.run(run())
     found: set[tuple[str, str]] = set()
     for route in app.routes:
-        if route.path_format.startswith("/ui"):  # pages for people, see tests/browser
+        if route.path_format.startswith(("/ui", "/favicon.ico")):  # pages for people, see tests/browser
             continue
         methods = route.methods - {"OPTIONS"} if isinstance(route, HTTPRoute) else {"POST"}
         found |= {(route.path_format, method.lower()) for method in methods}
