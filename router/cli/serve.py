@@ -68,6 +68,9 @@ def serve(
     limits, selling to wallets (ROUTER_X402_PAY_TO, ROUTER_MPP_SECRET) and paying upstreams
     (ROUTER_WALLET_...).
     """
+    from router.workers.signals import end_when_asked
+
+    end_when_asked()
     settings = settings_of(
         config,
         host=host,

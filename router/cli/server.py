@@ -7,8 +7,8 @@ import gc
 import resource
 import signal
 import socket
-from types import FrameType
-from typing import NoReturn
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import click
 import uvicorn
@@ -19,6 +19,7 @@ from router.errors import RouterError
 from router.running import RunningCatalog
 from router.settings import Settings
 from router.workers.link import Link
+from router.workers.signals import ENDING, forget_wakeups
 
 # uvloop accepts one connection a turn for each listening socket it has, and a turn of a busy loop takes
 # milliseconds: with one, the last of 256 clients that came at once waited two seconds.
@@ -33,6 +34,16 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, link: Link | None) -> None:
         super().__init__(config)
         self._link = link
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals as `server_of` set them: this server hears them until the process ends.
+
+        uvicorn alone would give them back when it has stopped, and raise again those that it heard; whoever
+        goes on asking (`uv run` passes on what the terminal sends as well) met the loop being taken down.
+        """
+        forget_wakeups()
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application and listen."""
@@ -84,9 +95,8 @@ def server_of(
     )
     _prepare_process()
     signal.signal(signal.SIGHUP, lambda _signal, _frame: running.ask_reload())
-    # When it has stopped in good order, uvicorn raises the signal again under the handler found here.
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, _leave)
+    for wanted in ENDING:
+        signal.signal(wanted, server.handle_exit)
     return server
 
 
@@ -108,14 +118,3 @@ def _prepare_process() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER_OBJECTS, 20, 20)
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End the process well: to be asked to stop is not a fault.
-
-    Whoever asks again while the loop is taken down (`uv run` passes on what the terminal sends as well) would
-    only have a traceback of it.
-    """
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, signal.SIG_IGN)
-    raise SystemExit(0)

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-from types import FrameType
 
 import click
 import uvloop
@@ -18,6 +17,7 @@ from router.running import RunningCatalog, probe
 from router.settings import Settings
 from router.telemetry.log import configure_logging
 from router.workers.link import Link
+from router.workers.signals import end_when_asked
 
 _log = logging.getLogger("router.worker")
 
@@ -25,8 +25,7 @@ _log = logging.getLogger("router.worker")
 def main() -> None:
     """Serve on the listener whose descriptor is the second argument; the first is that of the socket pair."""
     pair, listener = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, _leave)
+    end_when_asked()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor tells who is to read the catalog again
     try:
         uvloop.run(_work(pair, listener))
@@ -46,11 +45,6 @@ async def _work(pair: socket.socket, listener: socket.socket) -> None:
         running = RunningCatalog(sources, await probe(sources.directory))
     server = server_of(settings, running, link)
     await server.serve(sockets=accepting(listener))
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    """End well: to be asked to stop before the service runs is not a fault."""
-    raise SystemExit(0)
 
 
 def _end() -> None:

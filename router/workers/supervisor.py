@@ -39,6 +39,7 @@ from router.workers.messages import (
     Ready,
     ReloadOthers,
 )
+from router.workers.signals import ENDING, forget_wakeups, listen_to
 
 SHORTEST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
@@ -141,10 +142,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """Start the workers, one first: what keeps it from starting would keep the others too."""
-        loop = asyncio.get_running_loop()
-        for wanted in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(wanted, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_all)
+        forget_wakeups()
+        for wanted in ENDING:
+            listen_to(wanted, self._stop)
+        listen_to(signal.SIGHUP, self._reload_all)
         first = await self._start()
         ended = asyncio.ensure_future(first.process.wait())
         either: set[asyncio.Future[Any]] = {first.ready, ended}

@@ -147,15 +147,20 @@ def test_ctrl_c_a_second_time_cuts_what_runs_and_settles_it(
     assert exported(tmp_path) == ["hold", "settle"]
 
 
-def test_whoever_goes_on_asking_gets_no_traceback(tmp_path: Path) -> None:
-    with serve(tmp_path, "--demo") as serving:
-        serving.read_until("ready")
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("moment", ["while it starts", "when it serves"])
+def test_whoever_goes_on_asking_gets_no_traceback(tmp_path: Path, workers: str, moment: str) -> None:
+    with serve(tmp_path, "--demo", "--workers", workers) as serving:
+        # Python alone says one when Ctrl-C comes before the command begins: the banner is after that.
+        serving.read_until("app: ready" if moment == "when it serves" else "LLM router")
         serving.drain()
-        serving.interrupt_all()
-        while serving.running:
-            serving.interrupt_all()
-        assert serving.wait() == 0
+        with contextlib.suppress(ProcessLookupError):
+            while serving.running:
+                serving.interrupt_all()
+                serving.terminate_all()
+        assert serving.wait() == 0, serving.text
     assert "Traceback" not in serving.text
+    assert refuses(serving)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked for in Linux's /proc")
