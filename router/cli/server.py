@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
         """Leave the signals as `server_of` set them: this server hears them until the process ends.
 
         uvicorn alone would give them back when it has stopped, and raise again those that it heard; whoever
-        goes on asking (`uv run` passes on what the terminal sends as well) met the loop being taken down.
+        goes on asking (`uv run` passes on what the terminal sends as well) would meet the loop going down.
         """
         forget_wakeups()
         yield
